@@ -1,0 +1,79 @@
+# culvert: see README.md. As root on Debian or Ubuntu, with Go and make:
+#   make demo    the main job for real, in network namespaces
+#   make test    everything, kernel tests included
+SHELL       := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -buildid= -X main.version=$(VERSION)
+BUILD   := CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
+TOOLS   := gcc libc6-dev clang-19 llvm-14
+OTHERS  := darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
+
+export CULVERT_BIN := $(CURDIR)/bin/culvert
+
+.PHONY: demo test build deps lint cross kernel generate generated bench vuln dist clean
+
+demo: deps build
+	go run ./testenv/demo
+
+# The checks that fail fastest come first.
+test: deps build lint generated cross kernel vuln
+
+build:
+	mkdir -p bin
+	$(BUILD) -o bin/culvert ./cmd/culvert
+
+# What the tests, the demo and the generator run, from Debian's packages.
+deps:
+	@missing=(); \
+	for p in $(TOOLS) $$(cat testenv/packages.txt); do \
+		dpkg-query -W -f='$${Status}' "$$p" 2>/dev/null | grep -q 'ok installed' || missing+=("$$p"); \
+	done; \
+	[ $${#missing[@]} -eq 0 ] && exit 0; \
+	echo "installing: $${missing[*]}"; \
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$${missing[@]}" >/dev/null
+
+lint:
+	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "gofmt would change: $$out"; exit 1; }
+	go vet ./...
+	go tool staticcheck ./...
+
+# Every package and every test must build and vet on the other systems too.
+cross:
+	@for t in $(OTHERS); do \
+		echo "cross $$t"; \
+		GOOS=$${t%/*} GOARCH=$${t#*/} CGO_ENABLED=0 go build ./...; \
+		GOOS=$${t%/*} GOARCH=$${t#*/} CGO_ENABLED=0 go vet ./...; \
+	done
+
+# All tests, those on the kernel too: a skip is a failure.
+kernel: build
+	CULVERT_NO_SKIP=1 go test -race -timeout 20m ./...
+
+generate:
+	go generate $(wildcard ./loader/generate.go)
+
+# The committed objects are what the committed sources make.
+generated: generate
+	@changed=$$(git status --porcelain -- loader); \
+	[ -z "$$changed" ] || { echo "make generate changed:"; echo "$$changed"; git --no-pager diff --stat -- loader; exit 1; }
+
+bench: build
+	go test -run '^$$' -bench . -benchtime 1x -timeout 30m ./enforce/rtnl ./loader
+
+# The vulnerability database by its own address, else as its Go module.
+vuln:
+	@if curl -fsS -m 10 -o /dev/null https://vuln.go.dev/index/db.json 2>/dev/null; then \
+		go tool govulncheck ./...; \
+	elif dir=$$(cd / && go mod download -json golang.org/x/vulndb@latest 2>/dev/null | sed -n 's/.*"Dir": "\(.*\)",/\1/p') && [ -n "$$dir" ]; then \
+		db=.cache/vulndb-$${dir##*@}; \
+		[ -d "$$db" ] || go run golang.org/x/vulndb/cmd/indexdb@$${dir##*@} -vulns "$$dir/data/osv" -out "$$db"; \
+		go tool govulncheck -db "file://$$PWD/$$db" ./...; \
+	else \
+		echo "govulncheck: skipped, its database cannot be reached"; \
+	fi
+
+clean:
+	rm -rf bin dist .cache
