@@ -1,0 +1,608 @@
+package plan
+
+import (
+	"cmp"
+	"iter"
+	"net/netip"
+	"slices"
+)
+
+// Link is what the decision needs to know of an interface.
+type Link struct {
+	Index uint32
+	Name  string
+	HW    string // hardware address, or "" where there is none
+	Up    bool
+	Addrs []netip.Prefix // addresses with their prefix lengths, not masked
+}
+
+// Held is a route that was removed and must come back.
+type Held struct {
+	ID    uint64 // given by whoever holds it; ascending in the order of removal
+	Route Route
+	Age   uint32 // seconds since it was removed
+	First bool   // it stood before a route of the same slot that stayed
+}
+
+// Kind is what an [Action] does.
+type Kind uint8
+
+// The kinds, in the order they are carried out: what protects comes before
+// what removes, and what comes back before what was only standing in.
+const (
+	Put      Kind = iota // add a route that must exist
+	Remove               // delete a conflicting route
+	Restore              // add a held route, then forget it
+	Withdraw             // delete a route of our own that is no longer wanted
+	Forget               // a held route that must not come back
+)
+
+var kindNames = [...]string{"put", "remove", "restore", "withdraw", "forget"}
+
+// String returns the word for the kind.
+func (k Kind) String() string { return kindNames[k] }
+
+// Action is one step of a plan.
+type Action struct {
+	Kind    Kind
+	Route   Route
+	Verdict Verdict // why, for Remove
+	Hold    bool    // Remove: write the route down first, it must come back
+	First   bool    // Put, Restore: ahead of the others in the route's slot
+	Age     uint32  // Restore: seconds that the route was away
+	Held    uint64  // Restore, Forget: what is crossed out; Remove: what it supersedes
+	Why     string  // why, for Put, Withdraw and Forget
+}
+
+// Input is what Make decides on.
+type Input struct {
+	Policy   *Policy
+	Table    iter.Seq[Route] // the main table, in the kernel's order within a slot; Raw is copied where kept
+	Held     []Held
+	Links    []Link
+	Baseline bool // the first look under this policy: what stands was there before
+}
+
+// Finding is something that the main table cannot settle, or may not.
+type Finding struct {
+	Prefix netip.Prefix
+	Link   uint32
+	Text   string
+}
+
+// Plan is what Make decided.
+type Plan struct {
+	Actions  []Action
+	Policy   *Policy        // the input's, refined by what the table taught
+	Missing  []netip.Prefix // protected prefixes that had no tunnel route
+	Reported []Route        // routes that take protected traffic by the operator's word
+	Unfit    []Finding      // protected addresses that routing cannot protect
+}
+
+// Settled reports whether the table was already right: nothing to add or delete.
+func (pl *Plan) Settled() bool {
+	return !slices.ContainsFunc(pl.Actions, func(a Action) bool { return a.Kind != Forget })
+}
+
+// Make judges a whole table and returns the actions that make it right. It
+// reads the table once and keeps only what the policy touches, so its memory
+// grows with the conflicts, not with the table.
+func Make(in Input) Plan {
+	m := maker{in: in, p: in.Policy, links: map[uint32]*Link{}, seen: map[netip.Prefix]Route{}, owed: map[netip.Prefix]Route{}, bySlot: map[Slot][]int{}}
+	for i := range in.Links {
+		m.links[in.Links[i].Index] = &in.Links[i]
+	}
+	m.paths = m.p.servers()
+	for r := range in.Table {
+		m.read(&r)
+	}
+	m.readHeld()
+	m.refine()
+	m.put()
+	m.remove()
+	m.restore()
+	m.withdraw()
+	m.unfit()
+	m.out.Policy = m.p
+	return m.out
+}
+
+type maker struct {
+	in         Input
+	p          *Policy
+	links      map[uint32]*Link
+	candidates []candidate
+	bySlot     map[Slot][]int         // indices of the candidates
+	stay       Slot                   // of the last route read that stays
+	own        []Route                // our own routes that do not carry protected traffic
+	merged     []Route                // multipath host routes that one of ours may have become a leg of
+	seen       map[netip.Prefix]Route // the tunnel's standing route for each protected prefix
+	owed       map[netip.Prefix]Route // the same, of those held: they come back
+	paths      []path
+	wanted     []Route // own host routes that must stand, in the order to put them
+	out        Plan
+}
+
+// path is how the transport reaches one server outside the tunnel.
+type path struct {
+	server   netip.Addr
+	cover    *Entry // protected prefix that would take the server's packets, or nil
+	best     Route  // longest route outside every tunnel, standing or held
+	found    bool
+	survives bool // a route that stays sends the server's packets outside
+}
+
+// servers returns one empty path per transport endpoint.
+func (p *Policy) servers() []path {
+	var out []path
+	for i := range p.spec.Sessions {
+		for _, a := range p.spec.Sessions[i].Servers {
+			pa := path{server: a}
+			if e, ok := p.protect.Lookup(a); ok && !e.OtherTable {
+				pa.cover = e
+			}
+			out = append(out, pa)
+		}
+	}
+	return out
+}
+
+// isTunnel reports whether the link is the tunnel of any session.
+func (p *Policy) isTunnel(link uint32) bool {
+	return slices.ContainsFunc(p.spec.Sessions, func(s Session) bool { return s.Tunnel == link })
+}
+
+// read takes in one route of the table.
+func (m *maker) read(r *Route) {
+	v := Judge(m.p, r)
+	if r.Origin == Own && v.Decision != Ours {
+		m.own = append(m.own, r.Clone())
+		return
+	}
+	m.follow(r, v)
+	if v.Shared && divisible(r) {
+		// Only the foreign legs can have to go: the tunnel's are its route.
+		rest := withLegs(*r, func(h Hop) bool { return h.Link == v.Entry.Tunnel })
+		m.see(&rest, v.Entry)
+	}
+	if v.Reason == InExcluded && r.Multipath() && divisible(r) && r.Dst.IsSingleIP() {
+		m.merged = append(m.merged, r.Clone())
+	}
+	switch {
+	case v.Decision == Ours:
+		m.readOurs(r, v.Entry)
+	case v.Decision == Conflict, v.Reason == Shadowed, m.isPinhole(v):
+		m.consider(r)
+	case v.Decision == Report:
+		m.stays(r)
+		m.out.Reported = append(m.out.Reported, r.Clone())
+	}
+}
+
+func (m *maker) isPinhole(v Verdict) bool {
+	return v.Reason == InExcluded && slices.Contains(m.p.spec.Pinholes, v.Entry.Prefix)
+}
+
+// readOurs notes the tunnel's standing routes.
+func (m *maker) readOurs(r *Route, e *Entry) {
+	m.stays(r)
+	if r.Origin == Own && r.Dst != e.Prefix {
+		m.own = append(m.own, r.Clone())
+		return
+	}
+	m.see(r, e)
+}
+
+// fits reports whether r can be the tunnel's route for the protected prefix.
+func (e *Entry) fits(r *Route) bool {
+	return r.Dst == e.Prefix && r.TOS == 0 && !r.Src.IsValid() && !r.Dead
+}
+
+// see notes the tunnel's standing route for a protected prefix, the one that
+// wins if there are several.
+func (m *maker) see(r *Route, e *Entry) {
+	if !e.fits(r) {
+		return
+	}
+	if old, ok := m.seen[r.Dst]; !ok || r.Metric < old.Metric {
+		m.seen[r.Dst] = r.Clone()
+	}
+}
+
+// follow notes whether r is a better way to a server than the ways seen so far.
+func (m *maker) follow(r *Route, v Verdict) {
+	for i := range m.paths {
+		pa := &m.paths[i]
+		if !r.Dst.Contains(pa.server) || !m.carriesTransport(r) {
+			continue
+		}
+		if !pa.found || better(r, &pa.best) {
+			pa.best, pa.found = r.Clone(), true
+		}
+		stays := v.Reason == InExcluded || v.Decision == Report
+		if stays && pa.cover != nil && r.Dst.Bits() > pa.cover.Prefix.Bits() {
+			pa.survives = true
+		}
+	}
+}
+
+func (m *maker) carriesTransport(r *Route) bool {
+	return r.Type == Unicast && !r.Dead && r.TOS == 0 && !r.Src.IsValid() &&
+		r.Hop.Link != 0 && !m.p.isTunnel(r.Hop.Link)
+}
+
+// better orders the ways to one address as a lookup would, and breaks a tie by
+// content so that the answer does not depend on the order of reading.
+func better(a, b *Route) bool {
+	return cmp.Or(
+		cmp.Compare(b.Dst.Bits(), a.Dst.Bits()),
+		cmp.Compare(a.Metric, b.Metric),
+		Compare(*a, *b),
+	) < 0
+}
+
+// readHeld lets held routes show the way to a server too: the only default
+// route may be among them.
+func (m *maker) readHeld() {
+	for i := range m.in.Held {
+		h := &m.in.Held[i]
+		if _, gone := m.lost(h); gone {
+			continue
+		}
+		m.follow(&h.Route, Verdict{Decision: Conflict})
+		if v := Judge(m.p, &h.Route); v.Decision == Ours && v.Entry.fits(&h.Route) {
+			m.owed[h.Route.Dst] = h.Route
+		}
+	}
+}
+
+// stead is the route to put for a prefix whose tunnel route is missing. Where one
+// of another session's taking is held that IPv6 could not tell from the one we
+// would make up (it ignores the protocol), that one is put: restoring it would
+// find the other there, which is withdrawn in the end.
+func (m *maker) stead(e *Entry) Route {
+	r, ok := m.owed[e.Prefix]
+	if ok && !e.Known && r.Hop == e.Route.Hop && r.More == "" && r.Metric == e.Route.Metric {
+		return r
+	}
+	return e.Route
+}
+
+// refine settles the pinholes and the tunnel routes' metrics, and makes the
+// policy that knows them.
+func (m *maker) refine() {
+	for i := range m.paths {
+		m.want(&m.paths[i])
+	}
+	spec := m.p.spec
+	var pins []netip.Prefix
+	for _, r := range m.wanted {
+		pins = append(pins, r.Dst)
+	}
+	slices.SortFunc(pins, ComparePrefix)
+	pins = slices.Compact(pins)
+	seen := m.mergeSeen()
+	if slices.Equal(pins, spec.Pinholes) && slices.EqualFunc(seen, spec.Seen, Route.Same) {
+		return
+	}
+	spec.Pinholes, spec.Seen = pins, seen
+	m.p, _ = Build(spec)
+}
+
+// mergeSeen returns the tunnel routes last seen, updated by the standing ones.
+func (m *maker) mergeSeen() []Route {
+	var out []Route
+	for e := range m.p.Entries() {
+		r, standing := m.seen[e.Prefix]
+		if !standing && e.Class == Protected && e.Known {
+			r, standing = e.Route, true
+		}
+		if standing {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// want adds the host routes that one server's path needs to the wanted ones.
+func (m *maker) want(pa *path) {
+	host := netip.PrefixFrom(pa.server, pa.server.BitLen())
+	if !pa.found {
+		m.keepOwn(host) // the way is unknown now: what stands is the best guess
+		return
+	}
+	for hop := range pa.best.Hops() {
+		if via := hop.Via; via.IsValid() && !m.p.isTunnel(hop.Link) {
+			m.wantGateway(hop)
+		}
+	}
+	if pa.cover == nil || (pa.survives && !m.hasOwn(host)) {
+		return
+	}
+	r := Route{Dst: host, Hop: pa.best.Hop, PrefSrc: pa.best.PrefSrc, Origin: Own}
+	m.wantRoute(r)
+}
+
+// wantGateway keeps a gateway reachable whose on-link route is or goes out.
+// Without it a strict reverse-path filter stops answering the gateway's ARP.
+func (m *maker) wantGateway(hop Hop) {
+	host := netip.PrefixFrom(hop.Via, hop.Via.BitLen())
+	if InIgnored(host) {
+		return
+	}
+	if c, ok := m.lostCover(hop); ok {
+		m.wantRoute(Route{Dst: host, Hop: Hop{Link: hop.Link}, PrefSrc: c.PrefSrc, Origin: Own})
+	}
+}
+
+// lostCover returns the on-link route that held the gateway and conflicts.
+func (m *maker) lostCover(hop Hop) (best Route, ok bool) {
+	try := func(r *Route) {
+		if r.OnLink() && r.Hop.Link == hop.Link && r.Dst.Contains(hop.Via) && (!ok || better(r, &best)) {
+			best, ok = *r, true
+		}
+	}
+	for i := range m.candidates {
+		// A host route to the gateway counts although the pinhole spares it: it
+		// must call for the same pinhole after the pinhole stands as before.
+		r := &m.candidates[i].route
+		if r.Dst.IsSingleIP() || Judge(m.p, r).Decision == Conflict {
+			try(r)
+		}
+	}
+	for i := range m.in.Held {
+		if _, gone := m.lost(&m.in.Held[i]); !gone {
+			try(&m.in.Held[i].Route)
+		}
+	}
+	return best, ok
+}
+
+func (m *maker) wantRoute(r Route) {
+	if r.Dst.Addr().Is6() {
+		r.Metric = ownMetric6
+	}
+	if !slices.ContainsFunc(m.wanted, r.Same) {
+		m.wanted = append(m.wanted, r)
+	}
+}
+
+func (m *maker) keepOwn(dst netip.Prefix) {
+	for i := range m.own {
+		if m.own[i].Dst == dst && !m.p.isTunnel(m.own[i].Hop.Link) {
+			m.wantRoute(m.own[i].asWanted())
+		}
+	}
+}
+
+func (m *maker) hasOwn(dst netip.Prefix) bool {
+	return slices.ContainsFunc(m.own, func(r Route) bool { return r.Dst == dst })
+}
+
+// asWanted reduces one of our own standing routes to what we would ask for.
+func (r Route) asWanted() Route {
+	return Route{Dst: r.Dst, Hop: r.Hop, PrefSrc: r.PrefSrc, Origin: Own}
+}
+
+// put adds what must exist: the transport's way first, then the tunnel's routes.
+func (m *maker) put() {
+	for _, w := range m.wanted {
+		if !m.stands(w) {
+			m.out.Actions = append(m.out.Actions, Action{Kind: Put, Route: w, First: true, Why: "keeps the way to the VPN server"})
+		}
+	}
+	for e := range m.p.Entries() {
+		if _, standing := m.seen[e.Prefix]; standing || e.Class != Protected || e.OtherTable {
+			continue
+		}
+		m.out.Missing = append(m.out.Missing, e.Prefix)
+		if m.p.MayPut(e) {
+			m.out.Actions = append(m.out.Actions, Action{Kind: Put, Route: m.stead(e), First: true, Why: "the tunnel's route must exist"})
+		}
+	}
+}
+
+// stands reports whether a wanted host route is there, if only as the leg of a
+// multipath route that somebody's IPv6 route of the same metric made of it.
+func (m *maker) stands(w Route) bool {
+	return slices.ContainsFunc(m.own, func(o Route) bool { return o.serves(w) }) ||
+		slices.ContainsFunc(m.merged, func(o Route) bool {
+			return o.Slot() == w.Slot() && slices.Contains(slices.Collect(o.Hops()), w.Hop)
+		})
+}
+
+// serves reports whether a standing route of ours is the wanted one.
+func (r Route) serves(w Route) bool {
+	return r.Dst == w.Dst && r.Hop == w.Hop && (!w.PrefSrc.IsValid() || r.PrefSrc == w.PrefSrc)
+}
+
+// remove deletes what the refined policy still calls a conflict.
+func (m *maker) remove() {
+	m.judgeCandidates()
+	var removals []Action
+	for i := range m.candidates {
+		switch c := &m.candidates[i]; c.verdict.Decision {
+		case Conflict:
+			removals = append(removals, m.removal(c))
+		case Report:
+			m.out.Reported = append(m.out.Reported, c.route)
+		}
+	}
+	removals = outsideIn(removals)
+	m.supersede(removals)
+	for _, a := range removals {
+		a.Hold = m.in.Baseline || a.Held != 0 || m.mustReturn(&a.Route)
+		m.out.Actions = append(m.out.Actions, a)
+	}
+}
+
+func (m *maker) removal(c *candidate) Action {
+	a := Action{Kind: Remove, Route: c.route, Verdict: c.verdict, First: c.first()}
+	if c.verdict.Shared && divisible(&c.route) {
+		a.Route = withLegs(c.route, func(h Hop) bool { return h.Link != c.verdict.Entry.Tunnel })
+	}
+	return a
+}
+
+// divisible reports whether single legs of the route can be deleted: those of
+// IPv6 are routes of their own, unless a nexthop object gives them.
+func divisible(r *Route) bool { return r.Dst.Addr().Is6() && r.NexthopID == 0 }
+
+// withLegs reduces a multipath route to some of its legs.
+func withLegs(r Route, keep func(Hop) bool) Route {
+	var legs []Hop
+	for h := range r.Hops() {
+		if keep(h) {
+			legs = append(legs, h)
+		}
+	}
+	return r.WithHops(legs...)
+}
+
+// supersede finds for each removal the held route that it is a newer copy of:
+// the identical ones first, so that none is taken for another's copy.
+func (m *maker) supersede(removals []Action) {
+	held := map[Slot][]*Held{}
+	for i := range m.in.Held {
+		h := &m.in.Held[i]
+		held[h.Route.Slot()] = append(held[h.Route.Slot()], h)
+	}
+	claim := func(same func(h *Held, r *Route) bool) {
+		for i := range removals {
+			a := &removals[i]
+			rest := held[a.Route.Slot()]
+			n := slices.IndexFunc(rest, func(h *Held) bool { return same(h, &a.Route) })
+			if a.Held == 0 && n >= 0 {
+				a.Held = rest[n].ID
+				held[a.Route.Slot()] = slices.Delete(rest, n, n+1)
+			}
+		}
+	}
+	claim(func(h *Held, r *Route) bool { return h.Route.Same(*r) })
+	if m.in.Baseline {
+		return // what stands was there beside what is held
+	}
+	claim(func(h *Held, r *Route) bool { return r.Replaces(&h.Route) })
+}
+
+// Superseded returns the ID of the held route that r is a newer copy of, or 0:
+// the identical one if there is one, else one by the same owner in the same
+// place. Skip, when not nil, passes over held routes by their ID.
+func Superseded(held []Held, r *Route, skip func(uint64) bool) uint64 {
+	match := func(same func(h *Held) bool) uint64 {
+		for i := range held {
+			if h := &held[i]; (skip == nil || !skip(h.ID)) && same(h) {
+				return h.ID
+			}
+		}
+		return 0
+	}
+	if id := match(func(h *Held) bool { return h.Route.Same(*r) }); id != 0 {
+		return id
+	}
+	return match(func(h *Held) bool { return r.Replaces(&h.Route) })
+}
+
+// mustReturn reports whether r comes back although it did not stand before
+// the connection.
+func (m *maker) mustReturn(r *Route) bool {
+	return MustReturn(m.p, r) && (!r.Connected() || m.p.spec.RestoreAll || m.hasAddress(r))
+}
+
+// MustReturn reports whether a conflicting route must be written down before it
+// is deleted even though it came while connected: every route when the policy
+// restores all, else what the kernel derived from an address. (Lose that, and a
+// laptop that changed networks while connected is left without one.)
+func MustReturn(p *Policy, r *Route) bool {
+	return p.spec.RestoreAll || r.Connected()
+}
+
+// hasAddress reports whether the address that a connected route follows from
+// is still on its interface.
+func (m *maker) hasAddress(r *Route) bool {
+	l := m.links[r.Hop.Link]
+	if l == nil {
+		return false
+	}
+	return slices.ContainsFunc(l.Addrs, func(a netip.Prefix) bool {
+		return a.Addr() == r.PrefSrc || (!r.PrefSrc.IsValid() && a.Masked() == r.Dst)
+	})
+}
+
+// restore brings back held routes that no longer conflict, and forgets those
+// that the system would have dropped by now.
+func (m *maker) restore() {
+	superseded := map[uint64]bool{}
+	for _, a := range m.out.Actions {
+		superseded[a.Held] = true
+	}
+	var back []Action
+	for i := range m.in.Held {
+		h := &m.in.Held[i]
+		if superseded[h.ID] {
+			continue
+		}
+		if why, gone := m.lost(h); gone {
+			m.out.Actions = append(m.out.Actions, Action{Kind: Forget, Route: h.Route, Held: h.ID, Why: why})
+		} else if Judge(m.p, &h.Route).Decision != Conflict {
+			back = append(back, Action{Kind: Restore, Route: h.Route, Held: h.ID, First: h.First, Age: h.Age})
+		}
+	}
+	orderRestore(back)
+	m.out.Actions = append(m.out.Actions, back...)
+}
+
+// lost says whether the kernel would have dropped a held route by now.
+func (m *maker) lost(h *Held) (why string, gone bool) {
+	r := &h.Route
+	if r.Expires != 0 && h.Age >= r.Expires {
+		return "its lifetime ended", true
+	}
+	for hop := range r.Hops() {
+		if hop.Link != 0 && m.links[hop.Link] == nil {
+			return "its interface is gone", true
+		}
+	}
+	switch {
+	case r.Connected() && r.Expires == 0 && !m.hasAddress(r):
+		return "its address was removed", true
+	case r.Dst.Addr().Is4() && r.PrefSrc.IsValid() && !m.anyAddress(r.PrefSrc):
+		return "its source address was removed", true
+	}
+	return "", false
+}
+
+func (m *maker) anyAddress(a netip.Addr) bool {
+	for _, l := range m.links {
+		if slices.ContainsFunc(l.Addrs, func(p netip.Prefix) bool { return p.Addr() == a }) {
+			return true
+		}
+	}
+	return false
+}
+
+// withdraw deletes routes of ours that nothing wants any more.
+func (m *maker) withdraw() {
+	slices.SortStableFunc(m.own, Compare)
+	for _, o := range m.own {
+		if !slices.ContainsFunc(m.wanted, o.serves) {
+			m.out.Actions = append(m.out.Actions, Action{Kind: Withdraw, Route: o, Why: "no longer needed"})
+		}
+	}
+	slices.SortStableFunc(m.out.Actions, func(a, b Action) int { return cmp.Compare(a.Kind, b.Kind) })
+}
+
+// unfit reports local addresses inside protected prefixes: the table of local
+// addresses is asked before main and is never touched.
+func (m *maker) unfit() {
+	for i := range m.in.Links {
+		l := &m.in.Links[i]
+		for _, a := range l.Addrs {
+			host := netip.PrefixFrom(a.Addr(), a.Addr().BitLen())
+			if class, _ := m.p.classify(host); class == Protected && !m.p.isTunnel(l.Index) {
+				m.out.Unfit = append(m.out.Unfit, Finding{Prefix: host, Link: l.Index,
+					Text: "is this host's own address on " + l.Name + ": packets to it stay local"})
+			}
+		}
+	}
+}

@@ -1,0 +1,228 @@
+package plan_test
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/culvert-project/culvert/enforce/plan"
+)
+
+// situation is one table, one policy, and what Make has to say of them.
+type situation struct {
+	name     string
+	spec     plan.Spec
+	table    []string
+	held     []plan.Held
+	links    []plan.Link // nil: links()
+	baseline bool
+	want     []string
+}
+
+func (s situation) run(t *testing.T) plan.Plan {
+	t.Helper()
+	in := plan.Input{Policy: build(t, s.spec), Table: slices.Values(routes(s.table...)), Held: s.held, Links: s.links, Baseline: s.baseline}
+	if in.Links == nil {
+		in.Links = links()
+	}
+	pl := plan.Make(in)
+	if got := lines(pl); !slices.Equal(got, s.want) {
+		t.Errorf("actions are\n  %s\nwant\n  %s", strings.Join(got, "\n  "), strings.Join(s.want, "\n  "))
+	}
+	return pl
+}
+
+// session returns a spec of one session on tun0, changed by f.
+func session(protect string, change func(*plan.Session)) plan.Spec {
+	s := plan.Session{Tunnel: tun0, TunnelUp: true, Protect: prefixes(protect)}
+	if change != nil {
+		change(&s)
+	}
+	return plan.Spec{Sessions: []plan.Session{s}}
+}
+
+func server(addr string) func(*plan.Session) {
+	return func(s *plan.Session) { s.Servers = []netip.Addr{netip.MustParseAddr(addr)} }
+}
+
+func held(id uint64, route string) plan.Held { return plan.Held{ID: id, Route: rt(route)} }
+
+const (
+	lan     = "192.168.1.0/24 dev eth0 proto kernel src 192.168.1.10"
+	gateway = "default via 192.168.1.1 dev eth0"
+)
+
+// TestMustExist has a row for each sentence of "What must exist".
+func TestMustExist(t *testing.T) {
+	full := "0.0.0.0/1 128.0.0.0/1"
+	fullRoutes := []string{"0.0.0.0/1 via 10.8.0.1 dev tun0", "128.0.0.0/1 via 10.8.0.1 dev tun0"}
+	seen := session("10.0.0.0/8", nil)
+	seen.Seen = routes("10.0.0.0/8 via 10.8.0.1 dev tun0 metric 50 proto static")
+	for _, s := range []situation{
+		{name: "nothing to do", spec: session("10.0.0.0/8", nil), table: []string{gateway, lan, "10.0.0.0/8 dev tun0 metric 50"}},
+		{name: "missing: put first, then conflicts are removed", spec: session("10.0.0.0/8 fd00::/8", nil),
+			table: []string{gateway, "10.1.0.0/16 dev eth0"},
+			want:  []string{"put 10.0.0.0/8 dev tun0", "put fd00::/8 dev tun0 metric 1", "remove 10.1.0.0/16 dev eth0"}},
+		{name: "put back as it was seen last", spec: seen, table: []string{gateway},
+			want: []string{"put 10.0.0.0/8 via 10.8.0.1 dev tun0 metric 50 proto static"}},
+		{name: "replaced by someone", spec: seen, table: []string{"10.0.0.0/8 dev eth0 metric 50"},
+			want: []string{"put 10.0.0.0/8 via 10.8.0.1 dev tun0 metric 50 proto static", "remove 10.0.0.0/8 dev eth0 metric 50"}},
+		{name: "dead: as good as missing", spec: seen, table: []string{"10.0.0.0/8 via 10.8.0.1 dev tun0 metric 50 dead"},
+			want: []string{"put 10.0.0.0/8 via 10.8.0.1 dev tun0 metric 50 proto static"}},
+		{name: "seen through a nexthop object: put back by value", spec: plan.Spec{Sessions: seen.Sessions, Seen: routes("10.0.0.0/8 dev tun0 nhid 7 metric 50 proto static")},
+			table: []string{"10.0.0.0/8 via 192.168.1.1 dev eth0 nhid 7 metric 50 proto static"},
+			want:  []string{"put 10.0.0.0/8 dev tun0 metric 50", "remove 10.0.0.0/8 via 192.168.1.1 dev eth0 metric 50 nhid 7 proto static"}},
+		{name: "a tunnel route for a TOS or a source alone does not count", spec: session("10.0.0.0/8 fd00::/8", nil),
+			table: []string{"10.0.0.0/8 dev tun0 tos 0x10", "fd00::/8 from fd08::/64 dev tun0 metric 1024"},
+			want:  []string{"put 10.0.0.0/8 dev tun0", "put fd00::/8 dev tun0 metric 1", "remove fd00::/8 from fd08::/64 dev tun0 metric 1024"}},
+		{name: "a table of its own: nothing put, equal stays, longer goes",
+			spec:  session("0.0.0.0/0", func(s *plan.Session) { s.OtherTable = prefixes("0.0.0.0/0") }),
+			table: []string{gateway, "10.1.0.0/16 dev eth1"}, want: []string{"remove 10.1.0.0/16 dev eth1"}},
+		{name: "withdrawing: nothing put back", spec: session("10.0.0.0/8", func(s *plan.Session) { s.Withdrawing = true }),
+			table: []string{gateway, "10.1.0.0/16 dev eth0"}, want: []string{"remove 10.1.0.0/16 dev eth0"}},
+		{name: "tunnel down: nothing put", spec: session("10.0.0.0/8", func(s *plan.Session) { s.TunnelUp = false }), table: []string{gateway}},
+		{name: "pinhole: the gateway's connected route goes, its host route comes before",
+			spec: session(full, server("203.0.113.5")), baseline: true,
+			table: append([]string{gateway, lan, "203.0.113.5 via 192.168.1.1 dev eth0"}, fullRoutes...),
+			want: []string{"put 192.168.1.1/32 dev eth0 src 192.168.1.10",
+				"remove 192.168.1.0/24 dev eth0 proto kernel src 192.168.1.10 [hold]"}},
+		{name: "pinhole: standing, nothing to do", spec: session(full, server("203.0.113.5")), held: []plan.Held{held(1, lan)},
+			table: append([]string{gateway, "192.168.1.1 dev eth0 src 192.168.1.10 proto own", "203.0.113.5 via 192.168.1.1 dev eth0"}, fullRoutes...)},
+		{name: "the server's own host route is put back", spec: session(full, server("203.0.113.5")), held: []plan.Held{held(1, lan)},
+			table: append([]string{gateway, "192.168.1.1 dev eth0 src 192.168.1.10 proto own"}, fullRoutes...),
+			want:  []string{"put 203.0.113.5/32 via 192.168.1.1 dev eth0"}},
+		{name: "no pinhole where the LAN is not protected", spec: session("10.0.0.0/8", server("203.0.113.5")),
+			table: []string{gateway, lan, "10.0.0.0/8 dev tun0"}},
+		{name: "the server inside a protected prefix", spec: session("203.0.113.0/24", server("203.0.113.5")),
+			table: []string{gateway, lan, "203.0.113.0/24 dev tun0"}, want: []string{"put 203.0.113.5/32 via 192.168.1.1 dev eth0"}},
+		{name: "the way to the server is a held route", spec: session("0.0.0.0/0", server("203.0.113.5")),
+			held:  []plan.Held{held(1, gateway), held(2, lan)},
+			table: []string{"default dev tun0"},
+			want:  []string{"put 192.168.1.1/32 dev eth0 src 192.168.1.10", "put 203.0.113.5/32 via 192.168.1.1 dev eth0"}},
+		{name: "a pinhole that nothing needs is withdrawn", spec: session("10.0.0.0/8", server("203.0.113.5")),
+			table: []string{gateway, lan, "10.0.0.0/8 dev tun0", "192.168.1.1 dev eth0 proto own"},
+			want:  []string{"withdraw 192.168.1.1/32 dev eth0 proto own"}},
+	} {
+		t.Run(s.name, func(t *testing.T) { s.run(t) })
+	}
+}
+
+// TestRemove has a row for each sentence of "Removing and restoring" that is
+// about removing.
+func TestRemove(t *testing.T) {
+	spec := session("10.0.0.0/8 fd00::/8 192.168.0.0/16", nil)
+	ours := []string{"10.0.0.0/8 dev tun0", "192.168.0.0/16 dev tun0", "fd00::/8 via fd08::1 dev tun0 metric 1024"}
+	all := spec
+	all.RestoreAll = true
+	for _, s := range []situation{
+		{name: "what stood before the connection is held", spec: spec, baseline: true, table: append(ours, "10.1.0.0/16 dev eth0"),
+			want: []string{"remove 10.1.0.0/16 dev eth0 [hold]"}},
+		{name: "what came while connected is not", spec: spec, table: append(ours, "10.1.0.0/16 dev eth0"),
+			want: []string{"remove 10.1.0.0/16 dev eth0"}},
+		{name: "but a connected route is, if its address stands", spec: spec, table: append(ours, lan),
+			want: []string{"remove 192.168.1.0/24 dev eth0 proto kernel src 192.168.1.10 [hold]"}},
+		{name: "and not, if its address is gone", spec: spec, table: append(ours, "192.168.9.0/24 dev eth0 proto kernel src 192.168.9.10"),
+			want: []string{"remove 192.168.9.0/24 dev eth0 proto kernel src 192.168.9.10"}},
+		{name: "restore: all holds whatever is removed", spec: all, table: append(ours, "10.1.0.0/16 dev eth0"),
+			want: []string{"remove 10.1.0.0/16 dev eth0 [hold]"}},
+		{name: "added again by its owner: the newer copy replaces the held one", spec: spec, held: []plan.Held{held(7, "10.1.0.0/16 via 192.168.1.1 dev eth0 proto static")},
+			table: append(ours, "10.1.0.0/16 via 192.168.1.9 dev eth0 proto static"),
+			want:  []string{"remove 10.1.0.0/16 via 192.168.1.9 dev eth0 proto static [hold] [held=7]"}},
+		{name: "the identical one is taken for itself, not for another's copy", spec: spec,
+			held:  []plan.Held{held(7, "10.1.0.0/16 via 192.168.1.1 dev eth0 proto static")},
+			table: append(ours, "10.1.0.0/16 via 192.168.1.9 dev eth0 proto static", "10.1.0.0/16 via 192.168.1.1 dev eth0 proto static"),
+			want: []string{"remove 10.1.0.0/16 via 192.168.1.1 dev eth0 proto static [hold] [held=7]",
+				"remove 10.1.0.0/16 via 192.168.1.9 dev eth0 proto static"}},
+		{name: "at the first look what stands was there beside what is held", spec: spec, baseline: true,
+			held:  []plan.Held{held(7, "10.1.0.0/16 via 192.168.1.1 dev eth0 proto static")},
+			table: append(ours, "10.1.0.0/16 via 192.168.1.9 dev eth0 proto static"),
+			want:  []string{"remove 10.1.0.0/16 via 192.168.1.9 dev eth0 proto static [hold]"}},
+		{name: "added by another: the held one stays", spec: spec, held: []plan.Held{held(7, "10.1.0.0/16 via 192.168.1.1 dev eth0 proto static")},
+			table: append(ours, "10.1.0.0/16 via 192.168.1.9 dev eth0 proto boot"),
+			want:  []string{"remove 10.1.0.0/16 via 192.168.1.9 dev eth0 proto boot"}},
+		{name: "IPv6 ECMP entry: the foreign leg alone", spec: spec, table: []string{ours[0], ours[1],
+			"fd00::/8 metric 1024 nexthop via fd08::1 dev tun0 nexthop via fe80::1 dev eth0"},
+			want: []string{"remove fd00::/8 via fe80::1 dev eth0 metric 1024"}},
+		{name: "IPv6 ECMP entry by a nexthop group: whole, and the tunnel's put back", spec: spec, table: []string{ours[0], ours[1],
+			"fd00::/8 metric 1 nexthop via fd08::1 dev tun0 nexthop via fe80::1 dev eth0 nhid 8"},
+			want: []string{"put fd00::/8 dev tun0 metric 1", "remove fd00::/8 via fd08::1 dev tun0 via fe80::1 dev eth0 metric 1 nhid 8"}},
+		{name: "IPv4 multipath with the tunnel's leg: whole, and the tunnel's put back", spec: spec, table: []string{ours[1], ours[2],
+			"10.0.0.0/8 nexthop dev tun0 nexthop via 192.168.1.1 dev eth0"},
+			want: []string{"put 10.0.0.0/8 dev tun0", "remove 10.0.0.0/8 dev tun0 via 192.168.1.1 dev eth0"}},
+		{name: "a tie on metric: who stood before and who behind is told", spec: spec, baseline: true,
+			table: []string{"10.0.0.0/8 dev eth0", "10.0.0.0/8 dev tun0", "10.0.0.0/8 dev eth1", ours[1], ours[2]},
+			want:  []string{"remove 10.0.0.0/8 dev eth0 [hold] [first]", "remove 10.0.0.0/8 dev eth1 [hold]"}},
+		{name: "a slot is taken out from its ends inward", spec: spec, baseline: true,
+			table: []string{"10.0.0.0/8 dev eth0", "10.0.0.0/8 dev eth1", "10.0.0.0/8 dev tun0", "10.0.0.0/8 dev docker0", "10.0.0.0/8 via 192.168.1.1 dev eth0", ours[1], ours[2]},
+			want: []string{"remove 10.0.0.0/8 dev eth0 [hold] [first]", "remove 10.0.0.0/8 dev eth1 [hold] [first]",
+				"remove 10.0.0.0/8 via 192.168.1.1 dev eth0 [hold]", "remove 10.0.0.0/8 dev docker0 [hold]"}},
+	} {
+		t.Run(s.name, func(t *testing.T) { s.run(t) })
+	}
+}
+
+// TestRestore has a row for each sentence of "Removing and restoring" that is
+// about restoring. The policy is empty: the session has ended.
+func TestRestore(t *testing.T) {
+	default4 := held(1, gateway)
+	eth0Gone := slices.DeleteFunc(links(), func(l plan.Link) bool { return l.Index == eth0 })
+	for _, s := range []situation{
+		{name: "connected before gatewayed, then what was standing in", table: []string{"192.168.1.1 dev eth0 proto own", "10.0.0.0/8 dev tun0"},
+			held: []plan.Held{default4, held(2, lan)},
+			want: []string{"restore 192.168.1.0/24 dev eth0 proto kernel src 192.168.1.10 [held=2]",
+				"restore 0.0.0.0/0 via 192.168.1.1 dev eth0 [held=1]", "withdraw 192.168.1.1/32 dev eth0 proto own"}},
+		{name: "the tunnel's routes that we put are withdrawn, the VPN's own are not", table: []string{"10.0.0.0/8 dev tun0 proto own", "10.0.0.0/9 dev tun0"},
+			want: []string{"withdraw 10.0.0.0/8 dev tun0 proto own"}},
+		{name: "a tie on metric keeps its position", held: []plan.Held{
+			{ID: 1, Route: rt("10.0.0.0/8 dev eth0"), First: true}, {ID: 2, Route: rt("10.0.0.0/8 dev eth1"), First: true},
+			{ID: 3, Route: rt("10.0.0.0/8 via 192.168.1.1 dev eth0")}, {ID: 4, Route: rt("10.0.0.0/8 dev docker0")}},
+			want: []string{"restore 10.0.0.0/8 dev docker0 [held=4]", "restore 10.0.0.0/8 via 192.168.1.1 dev eth0 [held=3]",
+				"restore 10.0.0.0/8 dev eth1 [first] [held=2]", "restore 10.0.0.0/8 dev eth0 [first] [held=1]"}},
+		{name: "forgotten when its interface is gone", links: eth0Gone, held: []plan.Held{default4},
+			want: []string{"forget 0.0.0.0/0 via 192.168.1.1 dev eth0 [held=1]: its interface is gone"}},
+		{name: "forgotten when its connected address was removed", held: []plan.Held{held(1, "192.168.9.0/24 dev eth0 proto kernel src 192.168.9.10")},
+			want: []string{"forget 192.168.9.0/24 dev eth0 proto kernel src 192.168.9.10 [held=1]: its address was removed"}},
+		{name: "forgotten when its source address was removed", held: []plan.Held{held(1, "10.1.0.0/16 dev eth0 src 192.168.9.10")},
+			want: []string{"forget 10.1.0.0/16 dev eth0 src 192.168.9.10 [held=1]: its source address was removed"}},
+		{name: "a lifetime goes on, and ends", held: []plan.Held{
+			{ID: 1, Route: rt("fd00:1::/32 via fe80::1 dev eth0 expires 600"), Age: 200}, {ID: 2, Route: rt("fd00:2::/32 via fe80::1 dev eth0 expires 600"), Age: 600}},
+			want: []string{"restore fd00:1::/32 via fe80::1 dev eth0 expires 600 [held=1] [age=200]",
+				"forget fd00:2::/32 via fe80::1 dev eth0 expires 600 [held=2]: its lifetime ended"}},
+		{name: "an IPv6 connected route without source comes back while its address stands", held: []plan.Held{
+			held(1, "2001:db8:2::/64 dev eth0 metric 256 proto kernel"), held(2, "2001:db8:99::/64 dev eth0 metric 256 proto kernel")},
+			want: []string{"restore 2001:db8:2::/64 dev eth0 metric 256 proto kernel [held=1]",
+				"forget 2001:db8:99::/64 dev eth0 metric 256 proto kernel [held=2]: its address was removed"}},
+	} {
+		t.Run(s.name, func(t *testing.T) { s.run(t) })
+	}
+	t.Run("while connected what no longer conflicts comes back", func(t *testing.T) {
+		situation{spec: session("10.0.0.0/8", nil), held: []plan.Held{held(1, "10.1.0.0/16 dev eth0"), held(2, "172.16.0.0/12 dev eth0")},
+			table: []string{"10.0.0.0/8 dev tun0"}, want: []string{"restore 172.16.0.0/12 dev eth0 [held=2]"}}.run(t)
+	})
+}
+
+// TestReported: what cannot or may not be enforced is said.
+func TestReported(t *testing.T) {
+	spec := session("172.16.0.0/12 192.168.0.0/16", func(s *plan.Session) { s.KeepLinks = []uint32{docker0} })
+	pl := situation{spec: spec, table: []string{
+		"172.16.0.0/12 dev tun0", "192.168.0.0/16 dev tun0 metric 100", "172.17.0.0/16 dev docker0 proto kernel", "192.168.0.0/16 dev docker0 metric 50"}}.run(t)
+	var reported []string
+	for _, r := range pl.Reported {
+		reported = append(reported, say(r))
+	}
+	if want := []string{"172.17.0.0/16 dev docker0 proto kernel", "192.168.0.0/16 dev docker0 metric 50"}; !slices.Equal(reported, want) {
+		t.Errorf("reported %q, want %q", reported, want)
+	}
+	var unfit []string
+	for _, f := range pl.Unfit {
+		unfit = append(unfit, f.Prefix.String()+" "+f.Text)
+	}
+	if want := []string{
+		"192.168.1.10/32 is this host's own address on eth0: packets to it stay local",
+		"192.168.7.10/32 is this host's own address on eth1: packets to it stay local",
+		"172.17.0.1/32 is this host's own address on docker0: packets to it stay local",
+	}; !slices.Equal(unfit, want) {
+		t.Errorf("unfit %q, want %q", unfit, want)
+	}
+}
