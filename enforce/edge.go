@@ -1,0 +1,147 @@
+package enforce
+
+import (
+	"context"
+	"errors"
+
+	"github.com/culvert-project/culvert/enforce/plan"
+)
+
+// edge judges one announced route. It runs on the System's watch, between the
+// announcement and the answer: it must not wait, allocate or log.
+func (e *Enforcer) edge(change Change, r *plan.Route) Answer {
+	v := e.view.Load()
+	if v.policy.Empty() {
+		return Answer{}
+	}
+	a := Answer{Verdict: plan.Judge(v.policy, r)}
+	if change == Deleted {
+		answerDeleted(v, r, &a)
+	} else {
+		answerAdded(v, r, &a)
+	}
+	return a
+}
+
+// answerDeleted puts a tunnel's own route back. A host route that is excluded
+// may be the transport's: the level path knows.
+func answerDeleted(v *view, r *plan.Route, a *Answer) {
+	en := a.Verdict.Entry
+	switch a.Verdict.Decision {
+	case plan.Ours:
+		if r.Dst != en.Prefix || r.TOS != 0 || r.Src.IsValid() {
+			return
+		}
+		a.Tell = true
+		if !v.audit && v.policy.MayPut(en) {
+			a.Put = &en.Route
+		}
+	case plan.Keep:
+		a.Tell = a.Verdict.Reason == plan.InExcluded && r.Dst.IsSingleIP()
+	}
+}
+
+// answerAdded deletes a conflicting route at once, unless it must come back:
+// then it is written down first, which is not for this path. A route that
+// shares the tunnel's legs needs the whole table looked at.
+func answerAdded(v *view, r *plan.Route, a *Answer) {
+	switch a.Verdict.Decision {
+	case plan.Report:
+		a.Tell = true
+	case plan.Conflict:
+		a.Tell = true
+		if v.audit {
+			return
+		}
+		a.Delete = !a.Verdict.Shared && !plan.MustReturn(v.policy, r)
+		if a.Verdict.Reason != plan.Longer && v.policy.MayPut(a.Verdict.Entry) {
+			// It may have replaced the tunnel's route: a replacement does not
+			// name its victim.
+			a.Put = &a.Verdict.Entry.Route
+		}
+	}
+}
+
+// event takes in what the edge path did, after the fact.
+func (e *Enforcer) event(ctx context.Context, ev Event) {
+	defer e.wantLevel("route event")
+	if ev.Change == Deleted {
+		e.eventDeleted(ev)
+		return
+	}
+	v := plan.Judge(e.policy(), &ev.Route)
+	switch {
+	case ev.Answer.Delete && ev.Err == nil && v.Decision != plan.Conflict:
+		e.amends(ctx, ev)
+	case ev.Answer.Delete:
+		e.eventRemoved(ev)
+	case v.Decision == plan.Conflict && !e.opt.Audit && !v.Shared:
+		e.removeWritten(ctx, ev, v)
+	case v.Decision == plan.Conflict && e.opt.Audit, v.Decision == plan.Report:
+		e.report(&ev.Route, v, ev)
+	}
+}
+
+// amends puts back a route that the edge path deleted under a policy that was
+// just being replaced by one that lets it stand.
+func (e *Enforcer) amends(ctx context.Context, ev Event) {
+	errs := e.sys.Apply(ctx, []plan.Action{{Kind: plan.Restore, Route: ev.Route}})
+	if errs[0] == nil {
+		return
+	}
+	// It cannot stand now: hold it like any other, so that it is not lost.
+	if _, err := e.hold([]plan.Route{ev.Route}, []bool{false}); err != nil {
+		e.log.error("route lost", "route", e.text(&ev.Route), "err", errors.Join(errs[0], err))
+	}
+}
+
+func (e *Enforcer) eventDeleted(ev Event) {
+	if ev.Answer.Put == nil {
+		return
+	}
+	s := e.sessionOf(ev.Answer.Verdict)
+	if harmless(ev.Err) || s == nil {
+		return
+	}
+	in := e.incident(ev, "readded", "the tunnel's route was deleted")
+	if ev.Err == nil {
+		s.readded++
+	}
+	e.tell(in)
+}
+
+// harmless reports whether an answer failed only because the tunnel is going.
+func harmless(err error) bool { return errors.Is(err, ErrGone) || errors.Is(err, ErrNotNow) }
+
+// eventRemoved records a route that the edge path deleted, or tried to.
+func (e *Enforcer) eventRemoved(ev Event) {
+	in := e.incident(ev, "removed", ev.Answer.Verdict.Explain(e.name))
+	if s := e.sessionOf(ev.Answer.Verdict); s != nil && ev.Err == nil {
+		s.removed++
+	}
+	e.contests.count(&ev.Route, in)
+	e.tell(in)
+	if ev.Err == nil {
+		e.renew(&ev.Route)
+	}
+}
+
+// renew replaces the held copy of a route by the newer one that its owner added.
+func (e *Enforcer) renew(r *plan.Route) {
+	id := plan.Superseded(e.planHeld(), r, nil)
+	if id == 0 || !e.mustWrite(&plan.Action{Kind: plan.Remove, Route: *r, Hold: true, Held: id}) {
+		return
+	}
+	if _, err := e.hold([]plan.Route{*r}, []bool{e.heldFirst(id)}); err != nil {
+		e.log.error("write journal", "route", e.text(r), "err", err)
+		return // the older copy is still held
+	}
+	e.forget(id)
+}
+
+// removeWritten deletes a route that must come back: written down, then deleted.
+func (e *Enforcer) removeWritten(ctx context.Context, ev Event, v plan.Verdict) {
+	a := plan.Action{Kind: plan.Remove, Route: ev.Route, Verdict: v, Hold: true,
+		Held: plan.Superseded(e.planHeld(), &ev.Route, nil)}
+	e.carryOut(ctx, []plan.Action{a}, occasion{path: "edge", event: &ev})
+}

@@ -1,0 +1,187 @@
+// Package enforce keeps a main routing table so that every packet for a VPN's
+// prefixes enters the tunnel, and gives back what it took.
+//
+// An [Enforcer] has two paths and one decision (package plan):
+//
+//   - the edge: each route that the system announces is judged on arrival
+//     against the policy alone and answered at once; the answer's cost does not
+//     depend on the size of the table;
+//   - the level: a dump of the table is judged whole, at start, at every policy
+//     change, whenever something was or may have been missed, and on a slow
+//     timer. Events are hints, the dump is the truth.
+//
+// The operating system is behind [System]; what must survive a crash is behind
+// [Journal]. Packages rtnl, pfroute and winroute are Systems.
+package enforce
+
+import (
+	"context"
+	"iter"
+	"net/netip"
+	"time"
+
+	"github.com/culvert-project/culvert/enforce/plan"
+)
+
+// System is the routing of an operating system. Its methods may be called from
+// different goroutines at once.
+type System interface {
+	// Watch subscribes, calls ready once every change from then on will be
+	// noticed, and serves edge and sink until the context ends, when it
+	// returns nil. Anything lost or only hinted at becomes sink.Dirty; a
+	// receive error is never silence.
+	Watch(ctx context.Context, edge Edge, sink *Sink, ready func()) error
+
+	// Table streams the main table, both families, in the kernel's order
+	// within a slot. A route's Raw may be a view of a buffer that is used
+	// again for the next route: whoever keeps one copies it. It yields one error and ends when the table cannot be
+	// had; an interrupted reading is begun again by the caller.
+	Table(ctx context.Context) iter.Seq2[plan.Route, error]
+
+	// Apply carries out Put, Remove, Restore and Withdraw in order, passes over
+	// Forget, and returns one error per action. Adding what is there and deleting what is gone are
+	// successes. A Remove or Withdraw deletes the very route that it names or
+	// nothing.
+	Apply(ctx context.Context, actions []plan.Action) []error
+
+	// Facts returns what else the decision needs.
+	Facts(ctx context.Context) (Facts, error)
+}
+
+// Facts is what a System knows besides routes.
+type Facts struct {
+	Links    []plan.Link
+	Bypasses []string      // rules and the like that are asked before main, in words
+	Uptime   time.Duration // since boot, sleep included
+}
+
+// Edge judges one announced route. It must not wait, allocate or log. The
+// route is the caller's scratch: it has no Raw and is valid during the call.
+type Edge func(change Change, r *plan.Route) Answer
+
+// Change says what happened to an announced route.
+type Change uint8
+
+// The changes. A replacement is announced as Added: the victim is not named.
+const (
+	Added Change = iota
+	Deleted
+)
+
+// Answer is what to do about an announced route, in this order.
+type Answer struct {
+	Put     *plan.Route // add this first, when not nil
+	Delete  bool        // delete the announced route
+	Tell    bool        // pass it on to the Enforcer
+	Verdict plan.Verdict
+}
+
+// Event is an announced route that concerned the policy, and what was done.
+type Event struct {
+	Change  Change
+	Route   plan.Route // with Raw
+	Answer  Answer
+	Err     error     // of the Put or the Delete
+	Seen    time.Time // when the announcement was read
+	Done    time.Time // when the answer had been carried out
+	Port    uint32    // netlink port or process id of who asked for the change; 0 is the kernel or unknown
+	Process string    // its name, where it could still be known
+}
+
+// Session is one VPN connection to enforce.
+type Session struct {
+	Tunnel            string         `json:"tunnel"` // interface name
+	Protect           []netip.Prefix `json:"protect"`
+	Exclude           []netip.Prefix `json:"exclude,omitempty"`
+	Servers           []Server       `json:"servers,omitempty"`
+	ExcludeInterfaces []string       `json:"exclude_interfaces,omitempty"` // their routes are reported, not removed
+	OtherTable        []netip.Prefix `json:"other_table,omitempty"`        // of Protect: routed by the VPN in a table of its own
+	Rearm             bool           `json:"rearm,omitempty"`              // wait for the tunnel, and again when it vanished
+}
+
+// Server is where the tunnel's own transport goes.
+type Server struct {
+	Addr  netip.AddrPort `json:"addr"`
+	Proto string         `json:"proto"` // "udp" or "tcp"
+}
+
+// String is how the server is written on a command line: ADDR:PORT/PROTO.
+func (s Server) String() string { return s.Addr.String() + "/" + s.Proto }
+
+// State is where a session is: connecting → enforcing → (reconnecting) → restored.
+type State string
+
+// The states. A session that is failed is still enforced as far as it goes.
+const (
+	Connecting   State = "connecting"   // the tunnel interface is not there yet
+	Enforcing    State = "enforcing"    // the table was read and is right
+	Reconnecting State = "reconnecting" // the interface is there but cannot carry its routes
+	Auditing     State = "auditing"     // judged and reported, nothing changed
+	Failed       State = "failed"       // something that must be done could not be; see Error
+	Restored     State = "restored"     // ended; what it had removed is back
+)
+
+// Loss says what happens when a tunnel vanishes without notice.
+type Loss string
+
+// The ways to lose a tunnel.
+const (
+	LossRestore Loss = "restore" // the session ends and the routes come back
+	LossGuard   Loss = "guard"   // conflicts stay out and protected traffic is dropped
+)
+
+// Status is a moment's view of the Enforcer. Its JSON form is stable.
+type Status struct {
+	Sessions  []SessionStatus `json:"sessions"`
+	Incidents []Incident      `json:"incidents"` // the last ones, oldest first
+}
+
+// SessionStatus tells of one session.
+type SessionStatus struct {
+	Tunnel        string         `json:"tunnel"`
+	State         State          `json:"state"`
+	Error         string         `json:"error,omitempty"`
+	Protected     []netip.Prefix `json:"protected"`
+	Excluded      []netip.Prefix `json:"excluded"`
+	Removed       uint64         `json:"removed"`  // conflicting routes deleted, repeats included
+	Readded       uint64         `json:"readded"`  // VPN routes and pinholes put (back)
+	Restored      uint64         `json:"restored"` // held routes given back
+	Held          []HeldRoute    `json:"held"`
+	Contested     []Contest      `json:"contested"`
+	Unenforceable []string       `json:"unenforceable"`
+}
+
+// HeldRoute is a removed route that will come back.
+type HeldRoute struct {
+	Route string    `json:"route"`
+	Since time.Time `json:"since"`
+}
+
+// Contest is a route that somebody adds again and again.
+type Contest struct {
+	Route string `json:"route"`
+	Times uint64 `json:"times"`
+	By    Adder  `json:"by"`
+}
+
+// Adder is who asked for a change, as far as it can be known.
+type Adder struct {
+	Protocol string `json:"protocol"`          // route protocol, for example "dhcp"
+	Port     uint32 `json:"port,omitempty"`    // netlink port id: usually the process id, forgeable
+	Process  string `json:"process,omitempty"` // name of that process while it lived
+}
+
+// Incident is one thing that was wrong and what became of it.
+type Incident struct {
+	ID      uint64    `json:"id"`
+	Tunnel  string    `json:"tunnel"`
+	What    string    `json:"what"` // "removed", "readded", "restored", "reported", "failed"
+	Route   string    `json:"route"`
+	Reason  string    `json:"reason"`
+	By      Adder     `json:"by"`
+	Seen    time.Time `json:"seen"`
+	Gone    time.Time `json:"gone,omitzero"`
+	Exposed int64     `json:"exposed_us"` // microseconds from Seen to Gone
+	Path    string    `json:"path"`       // "edge" or "level"
+	Error   string    `json:"error,omitempty"`
+}

@@ -1,0 +1,264 @@
+package enforce
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/culvert-project/culvert/enforce/plan"
+)
+
+// Options are the choices that hold for every session. The zero value enforces
+// strictly, restores what stood before, and logs nothing.
+type Options struct {
+	Log             *slog.Logger       // nil discards
+	Audit           bool               // judge and report, change nothing
+	OnLoss          Loss               // "" is LossRestore
+	RestoreAll      bool               // whatever was removed comes back
+	KeepUnreachable bool               // blackhole, unreachable, prohibit: report, do not remove
+	ProtocolName    func(uint8) string // names a route protocol; nil prints numbers
+	Observe         func(Incident)     // told of every incident, from the loop: must not block
+	Sessions        SessionStore       // where sessions outlive the process; nil keeps none
+}
+
+// Enforcer keeps the table right while sessions are open.
+//
+// One goroutine, the loop, owns all state. The only thing it shares is the
+// policy, which is immutable and swapped whole, for the System's watch to judge
+// by. All methods may be called from any goroutine while Run runs.
+type Enforcer struct {
+	sys     System
+	journal Journal
+	opt     Options
+	log     *limitedLog
+
+	view  atomic.Pointer[view] // what the edge path judges by
+	sink  *Sink
+	calls chan func(context.Context)
+	wakes chan string
+	ready chan struct{}
+	ended chan struct{}
+
+	// The rest belongs to the loop.
+	sessions  []*session
+	closing   *session // being closed: what is restored counts for it
+	held      []Entry  // in order of removal
+	lastID    uint64
+	baseline  bool // the policy grew since the table was last judged
+	facts     Facts
+	lookedAt  time.Time // when facts were read
+	names     map[uint32]string
+	incidents incidentRing
+	contests  contests
+	reported  map[string]bool // audit and kept routes that were told of already
+	pace      pacer
+	done      func(*plan.Action) // told of each success, when not nil
+}
+
+// view is the edge path's share of the state.
+type view struct {
+	policy *plan.Policy
+	audit  bool
+}
+
+// New returns an Enforcer with no session. Run makes it work.
+func New(sys System, j Journal, opt Options) *Enforcer {
+	if opt.OnLoss == "" {
+		opt.OnLoss = LossRestore
+	}
+	if opt.ProtocolName == nil {
+		opt.ProtocolName = func(p uint8) string { return fmt.Sprint(p) }
+	}
+	e := &Enforcer{
+		sys: sys, journal: j, opt: opt, log: newLimitedLog(opt.Log),
+		sink: NewSink(), calls: make(chan func(context.Context)), wakes: make(chan string, 1),
+		ready: make(chan struct{}), ended: make(chan struct{}),
+		names: map[uint32]string{}, reported: map[string]bool{},
+	}
+	e.setPolicy(&plan.Policy{})
+	return e
+}
+
+// Ready is closed when the watch stands and what a crash had left is restored.
+func (e *Enforcer) Ready() <-chan struct{} { return e.ready }
+
+// Run enforces until the context ends, then ends every session and gives back
+// what was removed. It returns nil when all of it is back; routes that could
+// not be given back stay in the journal and are named in the error.
+func (e *Enforcer) Run(ctx context.Context) error {
+	defer close(e.ended)
+	if err := e.load(ctx); err != nil {
+		return err
+	}
+	watchCtx, stopWatch := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWatch()
+	watching := make(chan struct{})
+	failed := make(chan error, 1)
+	go func() { failed <- e.sys.Watch(watchCtx, e.edge, e.sink, func() { close(watching) }) }()
+	select {
+	case err := <-failed:
+		return err
+	case <-watching:
+	}
+	e.level(ctx, "start")
+	close(e.ready)
+	err := e.loop(ctx, failed)
+	return errors.Join(err, e.finish(ctx))
+}
+
+// load takes over what a crash left in the journal, as far as the interfaces
+// are in every respect those that they were.
+func (e *Enforcer) load(ctx context.Context) error {
+	entries, err := e.journal.Load()
+	if err != nil {
+		return fmt.Errorf("load journal: %w", err)
+	}
+	e.held = entries
+	for _, h := range entries {
+		e.lastID = max(e.lastID, h.ID)
+	}
+	e.facts, err = e.sys.Facts(ctx)
+	if err != nil {
+		return fmt.Errorf("read interfaces: %w", err)
+	}
+	e.dropStrangers(isAnother)
+	return e.reopen()
+}
+
+// isAnother is the strict test, for when nobody watched meanwhile.
+func isAnother(was LinkID, is *plan.Link) bool {
+	return is == nil || was.Name != is.Name || was.HW != is.HW
+}
+
+// reopen opens the sessions again that were open when the last process ended,
+// as far as their tunnels are the same interfaces still. It happens before the
+// table is first judged, so that what is held stays out with no gap.
+func (e *Enforcer) reopen() error {
+	if e.opt.Sessions == nil {
+		return nil
+	}
+	kept, err := e.opt.Sessions.LoadSessions()
+	if err != nil {
+		return fmt.Errorf("load sessions: %w", err)
+	}
+	for _, k := range kept {
+		if isAnother(k.Link, e.link(k.Link.Index)) || e.check(k.Session, e.facts.Links) != nil {
+			continue
+		}
+		e.sessions = append(e.sessions, &session{Session: k.Session, state: Connecting})
+		e.log.info("session reopened", "tunnel", k.Session.Tunnel)
+	}
+	return nil
+}
+
+// keepSessions writes down which sessions are open. Those that wait for their
+// tunnels are the daemon's own: it opens them at every start.
+func (e *Enforcer) keepSessions() {
+	if e.opt.Sessions == nil {
+		return
+	}
+	var kept []KeptSession
+	for _, s := range e.sessions {
+		if l := e.link(s.link); l != nil && !s.Rearm {
+			kept = append(kept, KeptSession{Session: s.Session, Link: LinkID{Index: l.Index, Name: l.Name, HW: l.HW}})
+		}
+	}
+	if err := e.opt.Sessions.KeepSessions(kept); err != nil {
+		e.log.error("sessions are not kept: a restart will not know them", "err", err)
+	}
+}
+
+// slowTick is how often the table is read with nothing having happened.
+const slowTick = 30 * time.Second
+
+// loop serves until the context ends or the watch fails.
+func (e *Enforcer) loop(ctx context.Context, failed <-chan error) error {
+	slow := time.NewTicker(slowTick)
+	defer slow.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-failed:
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("watch ended: %w", err)
+		case call := <-e.calls:
+			call(ctx)
+		case ev := <-e.sink.Events():
+			e.event(ctx, ev)
+		case why := <-e.sink.DirtyC():
+			e.wantLevel(why)
+		case why := <-e.wakes:
+			e.wantLevel(why)
+		case <-slow.C:
+			e.wantLevel("timer")
+		case <-e.pace.due():
+			e.level(ctx, e.pace.why)
+		}
+	}
+}
+
+// finish ends every session and gives back what is held. The sessions stay
+// kept: a daemon that is started again, after an upgrade say, goes on with them.
+func (e *Enforcer) finish(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	e.sessions = nil
+	e.drain(ctx)
+	e.level(ctx, "stop")
+	if n := len(e.held); n > 0 {
+		return fmt.Errorf("%d routes could not be given back and stay in the journal (first: %s): %w",
+			n, e.text(&e.held[0].Route), ErrNotNow)
+	}
+	return nil
+}
+
+// drain takes in what the edge path has done already.
+func (e *Enforcer) drain(ctx context.Context) {
+	for {
+		select {
+		case ev := <-e.sink.Events():
+			e.event(ctx, ev)
+		default:
+			return
+		}
+	}
+}
+
+// do runs f on the loop and waits for it.
+func (e *Enforcer) do(ctx context.Context, f func(context.Context)) error {
+	done := make(chan struct{})
+	call := func(loop context.Context) { defer close(done); f(loop) }
+	select {
+	case e.calls <- call:
+		<-done
+		return nil
+	case <-e.ended:
+		return errEnded
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+var errEnded = errors.New("the enforcer has ended")
+
+// Wake asks for the table to be read, because something outside saw a leak.
+// It never waits.
+func (e *Enforcer) Wake(why string) {
+	select {
+	case e.wakes <- why:
+	default:
+	}
+}
+
+// setPolicy makes p what the edge path judges by.
+func (e *Enforcer) setPolicy(p *plan.Policy) {
+	e.view.Store(&view{policy: p, audit: e.opt.Audit})
+}
+
+func (e *Enforcer) policy() *plan.Policy { return e.view.Load().policy }

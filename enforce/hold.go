@@ -1,0 +1,103 @@
+package enforce
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/culvert-project/culvert/enforce/plan"
+)
+
+// hold writes routes down. They are durable when it returns their entries' IDs.
+func (e *Enforcer) hold(routes []plan.Route, first []bool) ([]uint64, error) {
+	if len(routes) == 0 {
+		return nil, nil
+	}
+	now := time.Now()
+	entries := make([]Entry, len(routes))
+	ids := make([]uint64, len(routes))
+	for i, r := range routes {
+		ids[i] = e.lastID + uint64(i) + 1
+		entries[i] = Entry{ID: ids[i], Route: r, Links: e.linkIDs(&r), Taken: e.uptime(now), Since: now, First: first[i]}
+	}
+	if err := e.journal.Hold(entries); err != nil {
+		return nil, fmt.Errorf("write journal: %w", err)
+	}
+	e.lastID += uint64(len(routes))
+	e.held = append(e.held, entries...)
+	return ids, nil
+}
+
+// forget crosses entries out. When that fails the worst is that they are given
+// back once more, which finds them there.
+func (e *Enforcer) forget(ids ...uint64) {
+	if len(ids) == 0 {
+		return
+	}
+	if err := e.journal.Forget(ids); err != nil {
+		e.log.error("cross out journal entries", "err", err)
+	}
+	e.held = slices.DeleteFunc(e.held, func(h Entry) bool { return slices.Contains(ids, h.ID) })
+}
+
+func (e *Enforcer) heldFirst(id uint64) bool {
+	return slices.ContainsFunc(e.held, func(h Entry) bool { return h.ID == id && h.First })
+}
+
+// planHeld is the held routes as the decision wants them.
+func (e *Enforcer) planHeld() []plan.Held {
+	now := e.uptime(time.Now())
+	out := make([]plan.Held, len(e.held))
+	for i, h := range e.held {
+		age := max(0, now-h.Taken)
+		out[i] = plan.Held{ID: h.ID, Route: h.Route, Age: uint32(age / time.Second), First: h.First}
+	}
+	return out
+}
+
+// uptime carries the last look's uptime forward to now.
+func (e *Enforcer) uptime(now time.Time) time.Duration {
+	if e.lookedAt.IsZero() {
+		return e.facts.Uptime
+	}
+	return e.facts.Uptime + now.Sub(e.lookedAt)
+}
+
+// linkIDs names the interfaces of a route's legs as they are now.
+func (e *Enforcer) linkIDs(r *plan.Route) []LinkID {
+	var out []LinkID
+	for hop := range r.Hops() {
+		if l := e.link(hop.Link); l != nil {
+			out = append(out, LinkID{Index: l.Index, Name: l.Name, HW: l.HW})
+		}
+	}
+	return out
+}
+
+func (e *Enforcer) link(index uint32) *plan.Link {
+	for i := range e.facts.Links {
+		if e.facts.Links[i].Index == index {
+			return &e.facts.Links[i]
+		}
+	}
+	return nil
+}
+
+// dropStrangers forgets held routes whose interface is not the one it was.
+func (e *Enforcer) dropStrangers(isStranger func(was LinkID, is *plan.Link) bool) {
+	var ids []uint64
+	for _, h := range e.held {
+		if slices.ContainsFunc(h.Links, func(id LinkID) bool { return isStranger(id, e.link(id.Index)) }) {
+			ids = append(ids, h.ID)
+			e.log.info("forget", "route", e.text(&h.Route), "reason", "its interface is another one now")
+		}
+	}
+	e.forget(ids...)
+}
+
+// replaced tells an interface that took another's index while we watched. One
+// that was merely renamed, or given another hardware address (as Wi-Fi does to
+// hide), is still itself: to forget its routes would lose them.
+func replaced(was LinkID, is *plan.Link) bool {
+	return is != nil && is.Name != was.Name && is.HW != was.HW
+}

@@ -1,0 +1,203 @@
+package enforce
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/culvert-project/culvert/enforce/plan"
+)
+
+// incidentRing keeps the last incidents.
+type incidentRing struct {
+	list []Incident
+	next uint64
+}
+
+const incidentsKept = 256
+
+func (r *incidentRing) add(in Incident) Incident {
+	r.next++
+	in.ID = r.next
+	if len(r.list) == incidentsKept {
+		r.list = slices.Delete(r.list, 0, 1)
+	}
+	r.list = append(r.list, in)
+	return in
+}
+
+func (r *incidentRing) all() []Incident { return append([]Incident{}, r.list...) }
+
+// contests counts the routes that come back again and again.
+type contests struct {
+	list map[contestKey]*Contest
+}
+
+type contestKey struct {
+	slot   plan.Slot
+	link   uint32
+	tunnel string
+}
+
+// contestsKept bounds the memory that somebody adding ever new routes can take.
+const contestsKept = 1024
+
+func (c *contests) count(r *plan.Route, in Incident) {
+	if c.list == nil || len(c.list) >= contestsKept {
+		c.list = map[contestKey]*Contest{}
+	}
+	key := contestKey{slot: r.Slot(), link: r.Hop.Link, tunnel: in.Tunnel}
+	ct := c.list[key]
+	if ct == nil {
+		ct = &Contest{Route: in.Route}
+		c.list[key] = ct
+	}
+	ct.Times++
+	ct.By = in.By
+}
+
+// of returns the contests on a tunnel, the fiercest first.
+func (c *contests) of(tunnel string) []Contest {
+	var out []Contest
+	for k, ct := range c.list {
+		if k.tunnel == tunnel && ct.Times > 1 {
+			out = append(out, *ct)
+		}
+	}
+	slices.SortFunc(out, func(a, b Contest) int {
+		return cmp.Or(cmp.Compare(b.Times, a.Times), cmp.Compare(a.Route, b.Route))
+	})
+	return out
+}
+
+// incident makes the record of an event.
+func (e *Enforcer) incident(ev Event, what, reason string) Incident {
+	in := Incident{
+		What: what, Route: e.text(&ev.Route), Reason: reason, Path: "edge",
+		By:   Adder{Protocol: e.opt.ProtocolName(ev.Route.Protocol), Port: ev.Port, Process: ev.Process},
+		Seen: ev.Seen, Gone: ev.Done, Exposed: max(0, ev.Done.Sub(ev.Seen).Microseconds()),
+	}
+	if s := e.sessionOf(ev.Answer.Verdict); s != nil {
+		in.Tunnel = s.Tunnel
+	}
+	if ev.Err != nil {
+		in.What, in.Error, in.Gone = "failed", ev.Err.Error(), time.Time{}
+	}
+	return in
+}
+
+// removal makes the record of a removal by the level path, or of one that had
+// to be written down first.
+func (e *Enforcer) removal(a *plan.Action, on occasion) Incident {
+	ev := Event{Route: a.Route, Answer: Answer{Verdict: a.Verdict}, Seen: on.seen, Done: time.Now()}
+	if on.event != nil {
+		ev.Seen, ev.Port, ev.Process = on.event.Seen, on.event.Port, on.event.Process
+	}
+	in := e.incident(ev, "removed", a.Verdict.Explain(e.name))
+	in.Path = on.path
+	return in
+}
+
+// tell keeps an incident, logs it and shows it to whoever observes.
+func (e *Enforcer) tell(in Incident) {
+	in = e.incidents.add(in)
+	e.log.limited(in.What, "route", in.Route, "reason", in.Reason, "tunnel", in.Tunnel, "by", in.By.String(),
+		"exposed_us", in.Exposed, "path", in.Path, "err", in.Error)
+	if e.opt.Observe != nil {
+		e.opt.Observe(in)
+	}
+}
+
+// String names the adder as far as it is known.
+func (a Adder) String() string {
+	switch {
+	case a.Process != "":
+		return fmt.Sprintf("%s (process %d, protocol %s)", a.Process, a.Port, a.Protocol)
+	case a.Port != 0:
+		return fmt.Sprintf("netlink port %d (protocol %s)", a.Port, a.Protocol)
+	}
+	return "protocol " + a.Protocol
+}
+
+// report tells once of a route that takes protected traffic and stays.
+func (e *Enforcer) report(r *plan.Route, v plan.Verdict, ev Event) {
+	text := e.text(r)
+	if e.reported[text] || len(e.reported) >= contestsKept {
+		return
+	}
+	e.reported[text] = true
+	ev.Route, ev.Answer.Verdict = *r, v
+	in := e.incident(ev, "reported", v.Explain(e.name))
+	in.Gone, in.Exposed = time.Time{}, 0
+	e.tell(in)
+}
+
+// reportText tells once of something that enforcing would have added.
+func (e *Enforcer) reportText(kind plan.Kind, r *plan.Route, why string) {
+	key := kind.String() + " " + e.text(r)
+	if e.reported[key] || len(e.reported) >= contestsKept {
+		return
+	}
+	e.reported[key] = true
+	e.tell(Incident{What: "reported", Route: e.text(r), Reason: "missing: " + why, Seen: e.lookedAt, Path: "level"})
+}
+
+// name returns an interface's name, or its index where it was never seen.
+func (e *Enforcer) name(index uint32) string {
+	if n := e.names[index]; n != "" {
+		return n
+	}
+	return fmt.Sprintf("interface %d", index)
+}
+
+func (e *Enforcer) text(r *plan.Route) string { return RouteText(r, e.name, e.opt.ProtocolName) }
+
+// RouteText writes a route in the manner of ip-route(8), with names for
+// interfaces and protocols as the functions give them.
+func RouteText(r *plan.Route, name func(uint32) string, protocol func(uint8) string) string {
+	var w []string
+	add := func(words ...string) { w = append(w, words...) }
+	if r.Type != plan.Unicast {
+		add(r.Type.String())
+	}
+	if add(r.Dst.String()); r.Src.IsValid() {
+		add("from", r.Src.String())
+	}
+	if r.TOS != 0 {
+		add("tos", fmt.Sprintf("%#x", r.TOS))
+	}
+	if r.NexthopID != 0 {
+		add("nhid", fmt.Sprint(r.NexthopID))
+	}
+	for hop := range r.Hops() {
+		if r.Multipath() {
+			add("nexthop")
+		}
+		add(hopWords(hop, name)...)
+	}
+	if r.Origin == plan.Own && r.Protocol == 0 {
+		add("proto culvert")
+	} else {
+		add("proto", protocol(r.Protocol))
+	}
+	if r.PrefSrc.IsValid() {
+		add("src", r.PrefSrc.String())
+	}
+	if r.Metric != 0 {
+		add("metric", fmt.Sprint(r.Metric))
+	}
+	return strings.Join(w, " ")
+}
+
+func hopWords(h plan.Hop, name func(uint32) string) []string {
+	var w []string
+	if h.Via.IsValid() {
+		w = append(w, "via", h.Via.String())
+	}
+	if h.Link != 0 {
+		w = append(w, "dev", name(h.Link))
+	}
+	return w
+}

@@ -1,0 +1,59 @@
+package enforce
+
+import (
+	"time"
+
+	"github.com/culvert-project/culvert/enforce/plan"
+)
+
+// Journal remembers, beyond a crash, the routes that must come back.
+//
+// The order is write down, then delete; give back, then cross out. So after a
+// crash the journal may name a route that was never deleted or is back
+// already, but a route that is out is always in it. Giving back is idempotent.
+type Journal interface {
+	// Load returns the entries that are not crossed out, oldest first.
+	Load() ([]Entry, error)
+	// Hold writes the entries down. They are durable when it returns nil;
+	// otherwise none may be relied on.
+	Hold(entries []Entry) error
+	// Forget crosses entries out. Unknown IDs are ignored.
+	Forget(ids []uint64) error
+}
+
+// Entry is one held route as the journal keeps it.
+type Entry struct {
+	ID    uint64        `json:"id"`
+	Route plan.Route    `json:"route"`
+	Links []LinkID      `json:"links"` // the interfaces of its legs, as they were
+	Taken time.Duration `json:"taken"` // uptime when it was removed
+	Since time.Time     `json:"since"`
+	First bool          `json:"first,omitempty"`
+}
+
+// LinkID tells whether an interface is still the one it was.
+type LinkID struct {
+	Index uint32 `json:"index"`
+	Name  string `json:"name"`
+	HW    string `json:"hw,omitempty"`
+}
+
+// Binding is what a journal is valid for: interface indices mean nothing after
+// a reboot or in another network namespace.
+type Binding struct {
+	Boot      string `json:"boot"`
+	Namespace string `json:"namespace"`
+}
+
+// SessionStore remembers, beyond the process, the sessions that hooks opened:
+// the VPN does not run its hooks again because culvert was restarted.
+type SessionStore interface {
+	LoadSessions() ([]KeptSession, error)
+	KeepSessions([]KeptSession) error // replaces what was kept; durable on return
+}
+
+// KeptSession is an open session and the interface that was its tunnel.
+type KeptSession struct {
+	Session Session `json:"session"`
+	Link    LinkID  `json:"link"`
+}

@@ -1,0 +1,242 @@
+package enforce
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/culvert-project/culvert/enforce/plan"
+)
+
+// pacer says when the table is read: at once when it has been quiet, and never
+// so often that reading takes most of the time, but always in the end.
+type pacer struct {
+	timer *time.Timer
+	at    time.Time // when the timer fires
+	why   string
+	last  time.Time     // end of the last reading
+	took  time.Duration // how long it took
+}
+
+const (
+	shortestPause = 20 * time.Millisecond
+	pauseFactor   = 4 // of the time that a reading takes
+	retryPause    = time.Second
+)
+
+// due fires when a wanted reading may be made.
+func (p *pacer) due() <-chan time.Time {
+	if p.timer == nil {
+		return nil
+	}
+	return p.timer.C
+}
+
+// want asks for a reading after a pause at least, counted from the last one.
+// A wish can only bring the next reading nearer, so a flood of them cannot
+// postpone it.
+func (p *pacer) want(why string, pause time.Duration) {
+	at := p.last.Add(max(pause, pauseFactor*p.took))
+	if p.timer != nil && !at.Before(p.at) {
+		return
+	}
+	p.stop()
+	p.timer, p.at, p.why = time.NewTimer(max(0, time.Until(at))), at, why
+}
+
+func (p *pacer) stop() {
+	if p.timer != nil {
+		p.timer.Stop()
+		p.timer = nil
+	}
+}
+
+// read notes that a reading that began at start is over.
+func (p *pacer) read(start time.Time) {
+	p.last = time.Now()
+	p.took = p.last.Sub(start)
+}
+
+// wantLevel asks for the table to be judged whole soon.
+func (e *Enforcer) wantLevel(why string) { e.pace.want(why, shortestPause) }
+
+// rounds bounds how often one level pass reads the table: each reading after
+// the first finds what came up, or what failed, during the last.
+const rounds = 4
+
+// level judges the whole table and makes it right, until a reading finds
+// nothing left to do. What cannot be done is told in the sessions' errors.
+func (e *Enforcer) level(ctx context.Context, why string) {
+	start := time.Now()
+	e.pace.stop()
+	settled, err := e.settleTable(ctx)
+	e.pace.read(start)
+	if err != nil {
+		e.failAll(err)
+	}
+	if !settled {
+		e.pace.want("not settled", retryPause)
+	}
+	e.log.debug("table judged", "why", why, "took", e.pace.took, "settled", settled)
+}
+
+func (e *Enforcer) settleTable(ctx context.Context) (settled bool, err error) {
+	if err := e.look(ctx); err != nil {
+		return false, err
+	}
+	for range rounds {
+		settled, err = e.round(ctx)
+		if settled || (err != nil && !errors.Is(err, ErrInterrupted)) {
+			return settled, err
+		}
+	}
+	e.settle(nil)
+	return false, err
+}
+
+// round reads the table once and acts on it. It is settled when nothing had to
+// be done, or nothing more can be done now.
+func (e *Enforcer) round(ctx context.Context) (settled bool, err error) {
+	pl, err := e.judge(ctx)
+	if err != nil {
+		return false, err
+	}
+	e.setPolicy(pl.Policy) // before acting: the edge path must spare our pinholes
+	e.takeIn(&pl)
+	progress := false
+	if e.opt.Audit {
+		e.auditPlan(&pl)
+	} else if len(pl.Actions) > 0 {
+		progress = e.carryOut(ctx, pl.Actions, occasion{path: "level", seen: time.Now()})
+	}
+	e.baseline = false
+	if progress {
+		return false, nil
+	}
+	e.settle(pl.Missing)
+	return true, nil
+}
+
+// judge reads the table and decides. The table is streamed, not kept.
+func (e *Enforcer) judge(ctx context.Context) (plan.Plan, error) {
+	var failed error
+	pl := plan.Make(plan.Input{
+		Policy: e.policy(), Held: e.planHeld(), Links: e.facts.Links, Baseline: e.baseline,
+		Table: func(yield func(plan.Route) bool) {
+			for r, err := range e.sys.Table(ctx) {
+				if err != nil {
+					failed = err
+					return
+				}
+				if !yield(r) {
+					return
+				}
+			}
+		},
+	})
+	if failed != nil {
+		return plan.Plan{}, fmt.Errorf("read main table: %w", failed)
+	}
+	return pl, nil
+}
+
+// occasion says on which path actions are carried out, and since when what
+// they answer was known.
+type occasion struct {
+	path  string
+	seen  time.Time
+	event *Event // the announcement, on the edge path
+}
+
+// carryOut applies actions in order, with the journal around them: written
+// down, then deleted; given back, then crossed out. It reports whether anything
+// changed.
+func (e *Enforcer) carryOut(ctx context.Context, actions []plan.Action, on occasion) (progress bool) {
+	actions, ids := e.writeDown(actions)
+	// A crash here leaves entries of routes that still stand: giving them back
+	// finds them there.
+	errs := e.sys.Apply(ctx, actions)
+	// A crash here leaves the entries of what was deleted, which is right, and
+	// those of what was given back, which are found to be there.
+	var crossed []uint64
+	for i := range actions {
+		a := &actions[i]
+		crossed = append(crossed, e.outcome(a, errs[i], ids[i])...)
+		e.note(a, errs[i], on)
+		progress = progress || (errs[i] == nil && a.Kind != plan.Forget)
+	}
+	e.forget(crossed...)
+	return progress
+}
+
+// outcome returns the entries that an action's result crosses out.
+func (e *Enforcer) outcome(a *plan.Action, err error, id uint64) []uint64 {
+	switch {
+	case a.Kind == plan.Forget, a.Kind == plan.Restore && (err == nil || errors.Is(err, ErrGone)):
+		return []uint64{a.Held}
+	case a.Kind == plan.Remove && err != nil && id != 0 && id != a.Held:
+		return []uint64{id} // it still stands
+	case a.Kind == plan.Remove && a.Held != 0 && id != 0 && id != a.Held:
+		return []uint64{a.Held} // the newer copy is held now
+	}
+	return nil
+}
+
+// writeDown journals what must come back and returns the actions that may be
+// carried out, with the entry of each. What cannot be written down is not
+// deleted.
+func (e *Enforcer) writeDown(actions []plan.Action) ([]plan.Action, []uint64) {
+	var routes []plan.Route
+	var first []bool
+	for i := range actions {
+		if e.mustWrite(&actions[i]) {
+			routes = append(routes, actions[i].Route)
+			first = append(first, actions[i].First)
+		}
+	}
+	written, err := e.hold(routes, first)
+	if err != nil {
+		return e.leaveOut(actions, err)
+	}
+	ids := make([]uint64, len(actions))
+	for i := range actions {
+		switch {
+		case e.mustWrite(&actions[i]):
+			ids[i], written = written[0], written[1:]
+		case actions[i].Kind == plan.Remove:
+			ids[i] = actions[i].Held
+		}
+	}
+	return actions, ids
+}
+
+// mustWrite reports whether a removal needs an entry of its own: one that is
+// held already in the same form does not.
+func (e *Enforcer) mustWrite(a *plan.Action) bool {
+	if a.Kind != plan.Remove || !a.Hold {
+		return false
+	}
+	for i := range e.held {
+		if h := &e.held[i]; h.ID == a.Held {
+			return !h.Route.Same(a.Route) || a.Route.Expires != 0
+		}
+	}
+	return true
+}
+
+// leaveOut drops the removals that could not be written down, and says so.
+func (e *Enforcer) leaveOut(actions []plan.Action, cause error) ([]plan.Action, []uint64) {
+	var out []plan.Action
+	left := 0
+	for _, a := range actions {
+		if !e.mustWrite(&a) {
+			out = append(out, a)
+			continue
+		}
+		left++
+		e.fail(a.Verdict, fmt.Errorf("%s stays: it could not be written down and so not be given back: %w", e.text(&a.Route), cause))
+	}
+	e.log.error("journal cannot be written: conflicting routes stay", "routes", left, "err", cause)
+	return out, make([]uint64, len(out))
+}

@@ -1,0 +1,129 @@
+package enforce
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/culvert-project/culvert/enforce/plan"
+)
+
+// Preview is what opening sessions would do, had it been done now.
+type Preview struct {
+	Actions       []PreviewAction `json:"actions"`
+	Missing       []netip.Prefix  `json:"missing"` // protected prefixes without a tunnel route
+	Reported      []string        `json:"reported"`
+	Unenforceable []string        `json:"unenforceable"`
+}
+
+// PreviewAction is one step.
+type PreviewAction struct {
+	Kind      string   `json:"kind"` // "put" or "remove"
+	Route     string   `json:"route"`
+	Reason    string   `json:"reason"`
+	Links     []string `json:"links"`     // interfaces of its legs
+	Default   bool     `json:"default"`   // it is a default route
+	Connected bool     `json:"connected"` // the kernel's own for an interface's network
+}
+
+// PreviewSessions reads the table and says what opening the sessions would do. Nothing
+// is changed, and reading needs no privilege.
+func PreviewSessions(ctx context.Context, sys System, sessions []Session, opt Options) (Preview, error) {
+	e := New(sys, nil, opt)
+	facts, err := sys.Facts(ctx)
+	if err != nil {
+		return Preview{}, fmt.Errorf("read interfaces: %w", err)
+	}
+	for _, s := range sessions {
+		s = tidy(s)
+		if err := e.check(s, facts.Links); err != nil {
+			return Preview{}, err
+		}
+		e.sessions = append(e.sessions, &session{Session: s})
+	}
+	if err := e.look(ctx); err != nil {
+		return Preview{}, err
+	}
+	pl, err := e.judgeAgain(ctx)
+	if err != nil {
+		return Preview{}, err
+	}
+	e.takeIn(&pl)
+	return e.preview(&pl), nil
+}
+
+// judgeAgain judges the table, reading it again when it changed meanwhile.
+func (e *Enforcer) judgeAgain(ctx context.Context) (pl plan.Plan, err error) {
+	for range rounds {
+		if pl, err = e.judge(ctx); !errors.Is(err, ErrInterrupted) {
+			break
+		}
+	}
+	return pl, err
+}
+
+func (e *Enforcer) preview(pl *plan.Plan) Preview {
+	pr := Preview{Actions: []PreviewAction{}, Missing: append([]netip.Prefix{}, pl.Missing...),
+		Reported: []string{}, Unenforceable: []string{}}
+	for i := range pl.Actions {
+		pr.Actions = append(pr.Actions, e.previewAction(&pl.Actions[i]))
+	}
+	for i := range pl.Reported {
+		pr.Reported = append(pr.Reported, e.text(&pl.Reported[i]))
+	}
+	for _, s := range e.sessions {
+		pr.Unenforceable = append(pr.Unenforceable, s.unfit...)
+	}
+	return pr
+}
+
+func (e *Enforcer) previewAction(a *plan.Action) PreviewAction {
+	r := &a.Route
+	pa := PreviewAction{Kind: a.Kind.String(), Route: e.text(r), Reason: a.Why,
+		Links: []string{}, Default: r.Dst.Bits() == 0, Connected: r.Connected()}
+	if a.Kind == plan.Remove {
+		pa.Reason = a.Verdict.Explain(e.name)
+	}
+	for hop := range r.Hops() {
+		if hop.Link != 0 {
+			pa.Links = append(pa.Links, e.name(hop.Link))
+		}
+	}
+	return pa
+}
+
+// Recovered is what Recover did, each route in words.
+type Recovered struct {
+	Restored  []string `json:"restored"`
+	Forgotten []string `json:"forgotten"`
+	Withdrawn []string `json:"withdrawn"`
+	Pending   []string `json:"pending"` // could not be given back now; still in the journal
+}
+
+// Recover gives back what a crash left in the journal and withdraws routes of
+// our own that it left in the table. No Enforcer may be running.
+func Recover(ctx context.Context, sys System, j Journal, opt Options) (Recovered, error) {
+	e := New(sys, j, opt)
+	rec := Recovered{Restored: []string{}, Forgotten: []string{}, Withdrawn: []string{}, Pending: []string{}}
+	e.done = func(a *plan.Action) { rec.add(a, e.text(&a.Route)) }
+	if err := e.load(ctx); err != nil {
+		return rec, err
+	}
+	_, err := e.settleTable(ctx)
+	for i := range e.held {
+		rec.Pending = append(rec.Pending, e.text(&e.held[i].Route))
+	}
+	return rec, err
+}
+
+func (rec *Recovered) add(a *plan.Action, text string) {
+	switch a.Kind {
+	case plan.Restore:
+		rec.Restored = append(rec.Restored, text)
+	case plan.Forget:
+		rec.Forgotten = append(rec.Forgotten, text)
+	case plan.Withdraw:
+		rec.Withdrawn = append(rec.Withdrawn, text)
+	}
+}

@@ -1,0 +1,302 @@
+package enforce
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/culvert-project/culvert/enforce/plan"
+)
+
+// session is the loop's record of an open session.
+type session struct {
+	Session
+	state State
+	err   error // why it is failed, since the last look
+	link  uint32
+	up    bool
+	loss  bool // the tunnel was there and vanished; the guard holds
+
+	removed, readded, restored uint64
+	unfit                      []string
+}
+
+// noLink stands for the interface of a tunnel that is gone while a guard holds
+// its prefixes: every route that exists is foreign to it.
+const noLink = ^uint32(0)
+
+// Open opens a session, or changes the one that is open on its tunnel. It
+// returns when the session is enforcing or has failed; the status says which.
+// A session that waits for its tunnel returns at once, connecting. Bad input is
+// an *InputError and changes nothing.
+func (e *Enforcer) Open(ctx context.Context, s Session) (status SessionStatus, err error) {
+	doErr := e.do(ctx, func(ctx context.Context) { status, err = e.open(ctx, s) })
+	return status, cmp.Or(doErr, err)
+}
+
+func (e *Enforcer) open(ctx context.Context, s Session) (SessionStatus, error) {
+	facts, err := e.sys.Facts(ctx)
+	if err != nil {
+		return SessionStatus{}, fmt.Errorf("open session on %s: %w", s.Tunnel, err)
+	}
+	s = tidy(s)
+	if err := e.check(s, facts.Links); err != nil {
+		return SessionStatus{}, err
+	}
+	i := slices.IndexFunc(e.sessions, func(o *session) bool { return o.Tunnel == s.Tunnel })
+	if i < 0 {
+		i = len(e.sessions)
+		e.sessions = append(e.sessions, &session{state: Connecting})
+	}
+	e.sessions[i].Session = s
+	e.log.info("session", "tunnel", s.Tunnel, "protect", s.Protect, "exclude", s.Exclude, "servers", s.Servers)
+	e.level(ctx, "session opened")
+	e.keepSessions()
+	if j := slices.IndexFunc(e.sessions, func(o *session) bool { return o.Tunnel == s.Tunnel }); j >= 0 {
+		return e.statusOf(e.sessions[j]), nil
+	}
+	return SessionStatus{}, &InputError{Input: s.Tunnel, Text: "the interface vanished while the session was opened"}
+}
+
+// Close ends the session on a tunnel and gives back what it had removed. The
+// status is the session's last. It is ErrNoSession when there is none.
+func (e *Enforcer) Close(ctx context.Context, tunnel string) (status SessionStatus, err error) {
+	doErr := e.do(ctx, func(ctx context.Context) { status, err = e.close(ctx, tunnel) })
+	return status, cmp.Or(doErr, err)
+}
+
+func (e *Enforcer) close(ctx context.Context, tunnel string) (SessionStatus, error) {
+	i := slices.IndexFunc(e.sessions, func(o *session) bool { return o.Tunnel == tunnel })
+	if i < 0 {
+		return SessionStatus{}, fmt.Errorf("close session on %s: %w", tunnel, ErrNoSession)
+	}
+	s := e.sessions[i]
+	e.end(s)
+	e.level(ctx, "session closed")
+	e.keepSessions()
+	st := e.statusOf(s)
+	st.State = Restored
+	return st, nil
+}
+
+// Sessions returns the open sessions as they were asked for.
+func (e *Enforcer) Sessions(ctx context.Context) (out []Session, err error) {
+	err = e.do(ctx, func(context.Context) {
+		for _, s := range e.sessions {
+			out = append(out, s.Session)
+		}
+	})
+	return out, err
+}
+
+// end takes a session out of the policy. What it held comes back with the next
+// level pass.
+func (e *Enforcer) end(s *session) {
+	e.sessions = slices.DeleteFunc(e.sessions, func(o *session) bool { return o == s })
+	e.closing = s
+	s.state = Restored
+	e.log.info("session ended", "tunnel", s.Tunnel)
+}
+
+// tidy sorts and merges a session's lists, so that equal sessions are equal.
+func tidy(s Session) Session {
+	s.Protect = sortedPrefixes(s.Protect)
+	s.Exclude = sortedPrefixes(s.Exclude)
+	s.OtherTable = sortedPrefixes(s.OtherTable)
+	return s
+}
+
+func sortedPrefixes(in []netip.Prefix) []netip.Prefix {
+	out := slices.Clone(in)
+	slices.SortFunc(out, plan.ComparePrefix)
+	return slices.Compact(out)
+}
+
+// check finds what is wrong with a session before anything is changed.
+func (e *Enforcer) check(s Session, links []plan.Link) error {
+	named := func(name string) bool {
+		return slices.ContainsFunc(links, func(l plan.Link) bool { return l.Name == name })
+	}
+	switch {
+	case s.Tunnel == "":
+		return &InputError{Input: "tunnel", Text: "no interface was named; give the VPN's interface"}
+	case len(s.Protect) == 0:
+		return &InputError{Input: s.Tunnel, Text: "nothing to protect was named; give at least one prefix"}
+	case !s.Rearm && !named(s.Tunnel):
+		return &InputError{Input: s.Tunnel, Text: "no such interface; is the VPN up?"}
+	}
+	for _, name := range s.ExcludeInterfaces {
+		if !named(name) {
+			return &InputError{Input: name, Text: "no such interface to exclude"}
+		}
+	}
+	if err := checkPrefixes(s); err != nil {
+		return err
+	}
+	return e.checkTogether(s, links)
+}
+
+func checkPrefixes(s Session) error {
+	for _, p := range slices.Concat(s.Protect, s.Exclude, s.OtherTable) {
+		if !p.IsValid() {
+			return &InputError{Input: s.Tunnel, Text: "one of the prefixes is not a prefix; write 10.0.0.0/8"}
+		}
+	}
+	for _, p := range s.OtherTable {
+		if !slices.Contains(s.Protect, p) {
+			return &InputError{Input: p.String(), Text: "is said to be in another table but is not protected; protect it too"}
+		}
+	}
+	for _, srv := range s.Servers {
+		if !srv.Addr.IsValid() || srv.Addr.Port() == 0 || (srv.Proto != "udp" && srv.Proto != "tcp") {
+			return &InputError{Input: srv.Addr.String() + "/" + srv.Proto, Text: "is not a server; write ADDR:PORT/udp or ADDR:PORT/tcp"}
+		}
+	}
+	return nil
+}
+
+// checkTogether builds the policy that the session would make with the others.
+func (e *Enforcer) checkTogether(s Session, links []plan.Link) error {
+	all := []*session{{Session: s, link: 1, up: true}}
+	for _, o := range e.sessions {
+		if o.Tunnel != s.Tunnel {
+			all = append(all, &session{Session: o.Session, link: uint32(len(all)) + 1})
+		}
+	}
+	_, problems := plan.Build(e.spec(all, links))
+	if len(problems) == 0 {
+		return nil
+	}
+	return &InputError{Input: problems[0].Prefix.String(), Text: problems[0].Text}
+}
+
+// spec is what the policy of the given sessions is built from.
+func (e *Enforcer) spec(sessions []*session, links []plan.Link) plan.Spec {
+	spec := plan.Spec{KeepUnreachable: e.opt.KeepUnreachable, RestoreAll: e.opt.RestoreAll}
+	for _, s := range sessions {
+		if s.link == 0 {
+			continue
+		}
+		ps := plan.Session{Tunnel: s.link, TunnelUp: s.up, Protect: s.Protect, Exclude: s.Exclude, OtherTable: s.OtherTable}
+		for _, srv := range s.Servers {
+			ps.Servers = append(ps.Servers, srv.Addr.Addr().Unmap())
+		}
+		for _, l := range links {
+			if slices.Contains(s.ExcludeInterfaces, l.Name) {
+				ps.KeepLinks = append(ps.KeepLinks, l.Index)
+			}
+		}
+		spec.Sessions = append(spec.Sessions, ps)
+	}
+	return spec
+}
+
+// look reads the facts and brings sessions and policy up to them.
+func (e *Enforcer) look(ctx context.Context) error {
+	facts, err := e.sys.Facts(ctx)
+	if err != nil {
+		return fmt.Errorf("read interfaces: %w", err)
+	}
+	e.facts, e.lookedAt = facts, time.Now()
+	for _, l := range facts.Links {
+		e.names[l.Index] = l.Name
+	}
+	e.dropStrangers(replaced)
+	for _, s := range slices.Clone(e.sessions) {
+		e.follow(s)
+	}
+	e.rebuild()
+	return nil
+}
+
+// follow brings a session up to its tunnel interface.
+func (e *Enforcer) follow(s *session) {
+	s.err = nil
+	i := slices.IndexFunc(e.facts.Links, func(l plan.Link) bool { return l.Name == s.Tunnel })
+	if i >= 0 {
+		l := e.facts.Links[i]
+		s.link, s.up, s.loss = l.Index, l.Up, false
+		return
+	}
+	had := s.link != 0
+	s.link, s.up = 0, false
+	switch {
+	case !had:
+		s.state = Connecting
+	case e.opt.OnLoss == LossGuard:
+		s.link, s.loss = noLink, true
+	default:
+		e.log.info("tunnel vanished", "tunnel", s.Tunnel)
+		e.closing = s
+		if s.state = Connecting; !s.Rearm {
+			e.end(s)
+			e.keepSessions()
+		}
+	}
+}
+
+// rebuild makes the policy of the sessions as they are, when it is another.
+func (e *Enforcer) rebuild() {
+	old := e.policy().Spec()
+	spec := e.spec(e.sessions, e.facts.Links)
+	if slices.EqualFunc(spec.Sessions, old.Sessions, equalSession) {
+		return
+	}
+	spec.Pinholes, spec.Seen = old.Pinholes, old.Seen
+	p, problems := plan.Build(spec)
+	for _, pr := range problems { // check let none through
+		e.log.error("policy", "prefix", pr.Prefix, "err", pr.Text)
+	}
+	// A session that ended counts too: its tunnel's routes may lie inside
+	// another's prefix and conflict with that from now on.
+	e.baseline = e.baseline || grew(old, spec) || grew(spec, old)
+	clear(e.reported)
+	e.setPolicy(p)
+}
+
+func equalSession(a, b plan.Session) bool {
+	return a.Tunnel == b.Tunnel && a.TunnelUp == b.TunnelUp && a.Withdrawing == b.Withdrawing &&
+		slices.Equal(a.Protect, b.Protect) && slices.Equal(a.Exclude, b.Exclude) &&
+		slices.Equal(a.Servers, b.Servers) && slices.Equal(a.KeepLinks, b.KeepLinks) &&
+		slices.Equal(a.OtherTable, b.OtherTable)
+}
+
+// grew reports whether anything may be a conflict now that was none before:
+// what stands then was there before.
+func grew(old, now plan.Spec) bool {
+	return slices.ContainsFunc(now.Sessions, func(s plan.Session) bool {
+		return !slices.ContainsFunc(old.Sessions, func(o plan.Session) bool {
+			return s.Tunnel == o.Tunnel && slices.Equal(s.Protect, o.Protect) &&
+				slices.Equal(s.Exclude, o.Exclude) && slices.Equal(s.KeepLinks, o.KeepLinks)
+		})
+	})
+}
+
+// sessionOf returns the session that a verdict was reached for, or nil.
+func (e *Enforcer) sessionOf(v plan.Verdict) *session {
+	if v.Entry == nil {
+		return nil
+	}
+	return e.sessionOn(v.Entry.Tunnel)
+}
+
+func (e *Enforcer) sessionOn(link uint32) *session {
+	for _, s := range e.sessions {
+		if s.link == link && link != 0 {
+			return s
+		}
+	}
+	return nil
+}
+
+// sessionFor returns the session that a route belongs to: by its destination,
+// else the one that is being closed.
+func (e *Enforcer) sessionFor(r *plan.Route) *session {
+	if s := e.sessionOf(plan.Judge(e.policy(), r)); s != nil {
+		return s
+	}
+	return e.closing
+}

@@ -1,0 +1,170 @@
+package enforce
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/culvert-project/culvert/enforce/plan"
+)
+
+// Status returns a moment's view.
+func (e *Enforcer) Status(ctx context.Context) (st Status, err error) {
+	err = e.do(ctx, func(context.Context) {
+		st = Status{Sessions: []SessionStatus{}, Incidents: e.incidents.all()}
+		for _, s := range e.sessions {
+			st.Sessions = append(st.Sessions, e.statusOf(s))
+		}
+	})
+	return st, err
+}
+
+func (e *Enforcer) statusOf(s *session) SessionStatus {
+	st := SessionStatus{
+		Tunnel: s.Tunnel, State: s.state,
+		Protected: s.Protect, Excluded: e.excluded(s),
+		Removed: s.removed, Readded: s.readded, Restored: s.restored,
+		Held: []HeldRoute{}, Contested: []Contest{}, Unenforceable: []string{},
+	}
+	if s.err != nil {
+		st.Error = s.err.Error()
+	}
+	for i := range e.held {
+		if h := &e.held[i]; e.sessionFor(&h.Route) == s {
+			st.Held = append(st.Held, HeldRoute{Route: e.text(&h.Route), Since: h.Since})
+		}
+	}
+	st.Contested = append(st.Contested, e.contests.of(s.Tunnel)...)
+	st.Unenforceable = append(st.Unenforceable, s.unfit...)
+	return st
+}
+
+// excluded is what the operator excluded, and the server's own addresses.
+func (e *Enforcer) excluded(s *session) []netip.Prefix {
+	out := append([]netip.Prefix{}, s.Exclude...)
+	for _, srv := range s.Servers {
+		a := srv.Addr.Addr().Unmap()
+		out = append(out, netip.PrefixFrom(a, a.BitLen()))
+	}
+	return sortedPrefixes(out)
+}
+
+// takeIn notes what a plan found that routing cannot settle.
+func (e *Enforcer) takeIn(pl *plan.Plan) {
+	for _, s := range e.sessions {
+		s.unfit = slices.Clone(e.facts.Bypasses)
+	}
+	for _, f := range pl.Unfit {
+		if _, en := pl.Policy.Lookup(f.Prefix.Addr()); en != nil {
+			if s := e.sessionOn(en.Tunnel); s != nil {
+				s.unfit = append(s.unfit, f.Prefix.Addr().String()+" "+f.Text)
+			}
+		}
+	}
+	for i := range pl.Reported {
+		r := &pl.Reported[i]
+		e.report(r, plan.Judge(pl.Policy, r), Event{Route: *r, Seen: e.lookedAt})
+	}
+}
+
+// settle gives each session the state that a finished pass found.
+func (e *Enforcer) settle(missing []netip.Prefix) {
+	for _, s := range e.sessions {
+		before := s.state
+		s.state = e.stateOf(s, missing)
+		if s.state != before {
+			e.log.info("session state", "tunnel", s.Tunnel, "state", s.state, "was", before)
+		}
+	}
+	e.closing = nil
+}
+
+func (e *Enforcer) stateOf(s *session, missing []netip.Prefix) State {
+	lacks := slices.ContainsFunc(s.Protect, func(p netip.Prefix) bool { return slices.Contains(missing, p) })
+	switch {
+	case s.link == 0:
+		return Connecting
+	case s.err != nil:
+		return Failed
+	case s.loss || !s.up:
+		return Reconnecting
+	case e.opt.Audit:
+		return Auditing
+	case lacks:
+		return Reconnecting
+	}
+	return Enforcing
+}
+
+// fail notes why the session of a verdict is not what it should be.
+func (e *Enforcer) fail(v plan.Verdict, err error) {
+	if s := e.sessionOf(v); s != nil && s.err == nil {
+		s.err = err
+	}
+}
+
+func (e *Enforcer) failAll(err error) {
+	e.log.error("table cannot be judged", "err", err)
+	for _, s := range e.sessions {
+		s.err, s.state = err, Failed
+	}
+}
+
+// note records what became of one action.
+func (e *Enforcer) note(a *plan.Action, err error, on occasion) {
+	s := e.sessionFor(&a.Route)
+	if a.Kind == plan.Remove {
+		s = e.sessionOf(a.Verdict)
+	}
+	if err != nil {
+		e.noteFailure(a, s, err)
+		return
+	}
+	if e.done != nil {
+		e.done(a)
+	}
+	switch a.Kind {
+	case plan.Put:
+		e.count(s, func(s *session) { s.readded++ })
+		e.log.info("put", "route", e.text(&a.Route), "reason", a.Why)
+	case plan.Remove:
+		e.count(s, func(s *session) { s.removed++ })
+		e.tell(e.removal(a, on))
+	case plan.Restore:
+		e.count(s, func(s *session) { s.restored++ })
+		e.log.info("restore", "route", e.text(&a.Route))
+	default:
+		e.log.info(a.Kind.String(), "route", e.text(&a.Route), "reason", a.Why)
+	}
+}
+
+func (e *Enforcer) count(s *session, f func(*session)) {
+	if s != nil {
+		f(s)
+	}
+}
+
+func (e *Enforcer) noteFailure(a *plan.Action, s *session, err error) {
+	if harmless(err) { // the state says it: the tunnel or an interface is down
+		e.log.debug(a.Kind.String(), "route", e.text(&a.Route), "err", err)
+		return
+	}
+	e.log.error(a.Kind.String(), "route", e.text(&a.Route), "err", err)
+	if s != nil && s.err == nil {
+		s.err = fmt.Errorf("%s %s: %w", a.Kind, e.text(&a.Route), err)
+	}
+}
+
+// auditPlan reports what enforcing would have done.
+func (e *Enforcer) auditPlan(pl *plan.Plan) {
+	for i := range pl.Actions {
+		a := &pl.Actions[i]
+		switch a.Kind {
+		case plan.Remove:
+			e.report(&a.Route, a.Verdict, Event{Route: a.Route, Seen: e.lookedAt})
+		case plan.Put:
+			e.reportText(a.Kind, &a.Route, a.Why)
+		}
+	}
+}
