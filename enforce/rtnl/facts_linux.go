@@ -1,0 +1,195 @@
+package rtnl
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/culvert-project/culvert/enforce"
+	"github.com/culvert-project/culvert/enforce/plan"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// dial opens a socket for the requests that are not on any fast path.
+func (s *System) dial() (c *netlink.Conn, err error) {
+	err = s.ns.do(func() error {
+		c, err = netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{Strict: true})
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open netlink socket: %w", err)
+	}
+	return c, nil
+}
+
+// Facts implements enforce.System.
+func (s *System) Facts(ctx context.Context) (enforce.Facts, error) {
+	c, err := s.dial()
+	if err != nil {
+		return enforce.Facts{}, err
+	}
+	defer c.Close()
+	var f enforce.Facts
+	var vrfs []string
+	if f.Links, vrfs, err = links(c); err != nil {
+		return f, err
+	}
+	rules, err := dumpRules(c)
+	if err != nil {
+		return f, err
+	}
+	for _, r := range rules {
+		if r.bypasses() {
+			f.Bypasses = append(f.Bypasses, "rule "+r.Text+" is asked before main")
+		}
+	}
+	f.Bypasses = append(f.Bypasses, vrfs...)
+	f.Uptime, err = uptime()
+	return f, err
+}
+
+// uptime is CLOCK_BOOTTIME: it goes on while the machine sleeps, as route
+// lifetimes do in effect.
+func uptime() (time.Duration, error) {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		return 0, fmt.Errorf("read uptime: %w", err)
+	}
+	return time.Duration(ts.Nano()), nil
+}
+
+// request dumps typ with the given fixed header. A dump that was interrupted
+// by a change is asked for again.
+func request(c *netlink.Conn, typ uint16, header []byte) ([]netlink.Message, error) {
+	var msgs []netlink.Message
+	var err error
+	for range 5 {
+		msgs, err = c.Execute(netlink.Message{
+			Header: netlink.Header{Type: netlink.HeaderType(typ), Flags: netlink.Request | netlink.Dump},
+			Data:   header,
+		})
+		if err != nil || !slices.ContainsFunc(msgs, interrupted) {
+			return msgs, err
+		}
+	}
+	return nil, enforce.ErrInterrupted
+}
+
+func interrupted(m netlink.Message) bool { return m.Header.Flags&netlink.DumpInterrupted != 0 }
+
+// links reads the interfaces with their addresses, and names the VRFs.
+func links(c *netlink.Conn) ([]plan.Link, []string, error) {
+	msgs, err := request(c, unix.RTM_GETLINK, make([]byte, unix.SizeofIfInfomsg))
+	if err != nil {
+		return nil, nil, fmt.Errorf("dump interfaces: %w", err)
+	}
+	var out []plan.Link
+	var vrfs []string
+	at := map[uint32]int{}
+	for _, m := range msgs {
+		l, kind, ok := parseLink(m.Data)
+		if !ok {
+			continue
+		}
+		if kind == "vrf" {
+			vrfs = append(vrfs, "interface "+l.Name+" is a VRF: what it binds does not ask main")
+		}
+		at[l.Index] = len(out)
+		out = append(out, l)
+	}
+	return out, vrfs, addresses(c, out, at)
+}
+
+func parseLink(b []byte) (l plan.Link, kind string, ok bool) {
+	if len(b) < unix.SizeofIfInfomsg {
+		return l, "", false
+	}
+	l.Index = native.Uint32(b[4:])
+	l.Up = native.Uint32(b[8:])&unix.IFF_UP != 0
+	for b = b[unix.SizeofIfInfomsg:]; len(b) > 0; {
+		a, rest, ok := nextAttr(b)
+		if !ok {
+			return l, "", false
+		}
+		switch b = rest; a.typ {
+		case unix.IFLA_IFNAME:
+			l.Name = cString(a.value)
+		case unix.IFLA_ADDRESS:
+			l.HW = net.HardwareAddr(a.value).String()
+		case unix.IFLA_LINKINFO:
+			kind = linkKind(a.value)
+		}
+	}
+	return l, kind, true
+}
+
+func linkKind(b []byte) string {
+	for len(b) > 0 {
+		a, rest, ok := nextAttr(b)
+		if !ok {
+			return ""
+		}
+		if b = rest; a.typ == unix.IFLA_INFO_KIND {
+			return cString(a.value)
+		}
+	}
+	return ""
+}
+
+func cString(b []byte) string {
+	if i := slices.Index(b, 0); i >= 0 {
+		b = b[:i]
+	}
+	return string(b)
+}
+
+func addresses(c *netlink.Conn, out []plan.Link, at map[uint32]int) error {
+	msgs, err := request(c, unix.RTM_GETADDR, make([]byte, unix.SizeofIfAddrmsg))
+	if err != nil {
+		return fmt.Errorf("dump addresses: %w", err)
+	}
+	for _, m := range msgs {
+		index, p, ok := parseAddress(m.Data)
+		if i, known := at[index]; ok && known {
+			out[i].Addrs = append(out[i].Addrs, p)
+		}
+	}
+	return nil
+}
+
+// parseAddress reads struct ifaddrmsg. IFA_LOCAL is the host's own address
+// where a peer's is in IFA_ADDRESS.
+func parseAddress(b []byte) (index uint32, p netip.Prefix, ok bool) {
+	if len(b) < unix.SizeofIfAddrmsg {
+		return 0, p, false
+	}
+	bits := int(b[1])
+	index = native.Uint32(b[4:])
+	var own, peer netip.Addr
+	for b = b[unix.SizeofIfAddrmsg:]; len(b) > 0; {
+		a, rest, ok := nextAttr(b)
+		if !ok {
+			return 0, p, false
+		}
+		switch b = rest; a.typ {
+		case unix.IFA_LOCAL:
+			own = addr(a.value)
+		case unix.IFA_ADDRESS:
+			peer = addr(a.value)
+		}
+	}
+	if !own.IsValid() {
+		own = peer
+	}
+	return index, netip.PrefixFrom(own, bits), own.IsValid() && bits <= own.BitLen()
+}
+
+// isUnsupported reports whether the kernel lacks what was asked for.
+func isUnsupported(err error) bool {
+	return errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EAFNOSUPPORT)
+}

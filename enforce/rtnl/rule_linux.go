@@ -1,0 +1,217 @@
+package rtnl
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Rule is one policy rule: which table is asked, for which packets.
+type Rule struct {
+	Family   uint8 // 4 or 6
+	Priority uint32
+	Table    uint32 // 0 where the action is not a lookup
+	Text     string // in the manner of ip-rule(8)
+}
+
+// The priorities of the rules that every namespace starts with.
+const (
+	mainPriority    = 32766
+	defaultPriority = 32767
+)
+
+// bypasses reports whether the rule is asked before main's and asks another
+// table than local.
+func (r Rule) bypasses() bool {
+	return r.Priority < mainPriority && r.Table != unix.RT_TABLE_LOCAL && r.Table != unix.RT_TABLE_MAIN
+}
+
+// Rules returns the policy rules of both families, in the order they are asked.
+func (s *System) Rules(_ context.Context) ([]Rule, error) {
+	c, err := s.dial()
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	return dumpRules(c)
+}
+
+// dumpRules reads the rules; a kernel without policy routing has none.
+func dumpRules(c *netlink.Conn) ([]Rule, error) {
+	var out []Rule
+	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
+		header := make([]byte, fibRuleLen)
+		header[0] = family
+		msgs, err := request(c, unix.RTM_GETRULE, header)
+		if isUnsupported(err) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("dump rules: %w", err)
+		}
+		for _, m := range msgs {
+			if r, ok := parseRule(m.Data); ok {
+				out = append(out, r)
+			}
+		}
+	}
+	return out, nil
+}
+
+// struct fib_rule_hdr and its attributes: include/uapi/linux/fib_rules.h.
+const (
+	fibRuleLen        = 12
+	fraDst            = 1
+	fraSrc            = 2
+	fraIif            = 3
+	fraPriority       = 6
+	fraFwmark         = 10
+	fraSuppressPrefix = 14
+	fraTable          = 15
+	fraFwmask         = 16
+	fraOif            = 17
+	fraL3mdev         = 19
+	fraUIDRange       = 20
+	fraIPProto        = 22
+	fibRuleInvert     = 2
+	actionToTable     = 1
+)
+
+func parseRule(b []byte) (Rule, bool) {
+	if len(b) < fibRuleLen {
+		return Rule{}, false
+	}
+	p := ruleText{header: b[:fibRuleLen], dst: "all", src: "all", table: uint32(b[4])}
+	r := Rule{Family: 4}
+	if b[0] == unix.AF_INET6 {
+		r.Family = 6
+	}
+	for rest := b[fibRuleLen:]; len(rest) > 0; {
+		a, next, ok := nextAttr(rest)
+		if !ok {
+			return Rule{}, false
+		}
+		rest = next
+		p.take(a)
+	}
+	r.Priority = p.priority
+	if b[7] == actionToTable {
+		r.Table = p.table
+	}
+	r.Text = p.text()
+	return r, true
+}
+
+// ruleText collects what a rule says.
+type ruleText struct {
+	header   []byte
+	src, dst string
+	priority uint32
+	table    uint32
+	more     []string
+	mark     uint32
+	mask     uint32
+}
+
+func (p *ruleText) take(a attr) {
+	add := func(words ...string) { p.more = append(p.more, words...) }
+	switch a.typ {
+	case fraDst:
+		p.dst = prefixText(a.value, p.header[1])
+	case fraSrc:
+		p.src = prefixText(a.value, p.header[2])
+	case fraPriority:
+		p.priority = u32(a.value)
+	case fraTable:
+		p.table = u32(a.value)
+	case fraFwmark:
+		p.mark = u32(a.value)
+	case fraFwmask:
+		p.mask = u32(a.value)
+	case fraIif:
+		add("iif", cString(a.value))
+	case fraOif:
+		add("oif", cString(a.value))
+	case fraL3mdev:
+		add("l3mdev")
+	case fraUIDRange:
+		add("uidrange", uidRange(a.value))
+	case fraIPProto:
+		add("ipproto", number(uint32(first(a.value))))
+	case fraSuppressPrefix:
+		if n := u32(a.value); n != ^uint32(0) {
+			add("suppress_prefixlength", number(n))
+		}
+	}
+}
+
+func (p *ruleText) text() string {
+	words := []string{number(p.priority) + ":"}
+	if p.header[8]&fibRuleInvert != 0 {
+		words = append(words, "not")
+	}
+	words = append(words, "from", p.src)
+	if p.dst != "all" {
+		words = append(words, "to", p.dst)
+	}
+	if tos := p.header[3]; tos != 0 {
+		words = append(words, "tos", "0x"+strconv.FormatUint(uint64(tos), 16))
+	}
+	if p.mark != 0 || p.mask != 0 {
+		words = append(words, "fwmark", fmt.Sprintf("%#x/%#x", p.mark, p.mask))
+	}
+	words = append(words, p.more...)
+	return strings.Join(append(words, p.action()), " ")
+}
+
+func (p *ruleText) action() string {
+	switch p.header[7] {
+	case actionToTable:
+		return "lookup " + TableName(p.table)
+	case 6:
+		return "blackhole"
+	case 7:
+		return "unreachable"
+	case 8:
+		return "prohibit"
+	}
+	return "action " + number(uint32(p.header[7]))
+}
+
+// TableName returns the name of a routing table, or its number.
+func TableName(id uint32) string {
+	switch id {
+	case unix.RT_TABLE_MAIN:
+		return "main"
+	case unix.RT_TABLE_LOCAL:
+		return "local"
+	case unix.RT_TABLE_DEFAULT:
+		return "default"
+	}
+	return number(id)
+}
+
+func prefixText(b []byte, bits uint8) string {
+	return netip.PrefixFrom(addr(b), int(bits)).String()
+}
+
+func uidRange(b []byte) string {
+	if len(b) < 8 {
+		return "?"
+	}
+	return number(native.Uint32(b)) + "-" + number(native.Uint32(b[4:]))
+}
+
+func first(b []byte) uint8 {
+	if len(b) == 0 {
+		return 0
+	}
+	return b[0]
+}
+
+func number(n uint32) string { return strconv.FormatUint(uint64(n), 10) }
