@@ -1,0 +1,219 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/culvert-project/culvert/cmd/culvert/internal/config"
+	"github.com/culvert-project/culvert/cmd/culvert/internal/control"
+	"github.com/culvert-project/culvert/enforce"
+)
+
+// fakeEngine enforces nothing. Run ends with the context, or when it is told.
+type fakeEngine struct {
+	ready  chan struct{}
+	end    chan error
+	opened chan string
+	openTo error
+	after  error // what Run returns at the end of the context
+}
+
+func newFakeEngine() *fakeEngine {
+	e := &fakeEngine{ready: make(chan struct{}), end: make(chan error, 1), opened: make(chan string, 8)}
+	close(e.ready)
+	return e
+}
+
+func (e *fakeEngine) Ready() <-chan struct{} { return e.ready }
+
+func (e *fakeEngine) Run(ctx context.Context) error {
+	select {
+	case err := <-e.end:
+		return err
+	case <-ctx.Done():
+		return e.after
+	}
+}
+
+func (e *fakeEngine) Open(_ context.Context, s enforce.Session) (enforce.SessionStatus, error) {
+	e.opened <- s.Tunnel
+	return enforce.SessionStatus{Tunnel: s.Tunnel, State: enforce.Enforcing}, e.openTo
+}
+
+func (e *fakeEngine) Close(_ context.Context, tunnel string) (enforce.SessionStatus, error) {
+	return enforce.SessionStatus{}, enforce.ErrNoSession
+}
+
+func (e *fakeEngine) Sessions(context.Context) ([]enforce.Session, error) { return nil, nil }
+
+func (e *fakeEngine) Status(context.Context) (enforce.Status, error) { return enforce.Status{}, nil }
+
+// runDaemon runs one on a socket of its own and returns how to stop it.
+func runDaemon(t *testing.T, e engine, sessions ...enforce.Session) (socket string, stop func() error, ended <-chan error) {
+	t.Helper()
+	s := config.Default()
+	s.Socket = filepath.Join(t.TempDir(), "c.sock")
+	s.Sessions = sessions
+	l, err := control.Listen(s.Socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	t.Cleanup(cancel)
+	d := &daemon{settings: s, log: slog.New(slog.DiscardHandler), engine: e}
+	done := make(chan error, 1)
+	go func() { done <- d.run(ctx, l) }()
+	return s.Socket, func() error { cancel(); return within(t, done) }, done
+}
+
+func within[T any](t *testing.T, c <-chan T) (v T) {
+	t.Helper()
+	select {
+	case v = <-c:
+	case <-time.After(10 * time.Second):
+		t.Fatal("not in time")
+	}
+	return v
+}
+
+func TestDaemon(t *testing.T) {
+	e := newFakeEngine()
+	socket, stop, _ := runDaemon(t, e, enforce.Session{Tunnel: "tun0"})
+	if got := within(t, e.opened); got != "tun0" {
+		t.Errorf("opened %q", got)
+	}
+	resp, err := control.Ask(context.Background(), socket, control.Request{Op: control.Ping})
+	if err != nil || resp.Daemon.PID != os.Getpid() {
+		t.Errorf("ping: %v, %v", resp, err)
+	}
+	if err := stop(); err != nil {
+		t.Errorf("stop: %v", err)
+	}
+	if _, err := os.Lstat(socket); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the socket stayed: %v", err)
+	}
+}
+
+func TestDaemonEnds(t *testing.T) {
+	t.Run("not everything restored", func(t *testing.T) {
+		e := newFakeEngine()
+		e.after = errors.New("2 routes could not be given back")
+		_, stop, _ := runDaemon(t, e)
+		if err := stop(); !errors.Is(err, e.after) || exitCode(err) != exitWrong {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("the enforcer fails", func(t *testing.T) {
+		e := newFakeEngine()
+		_, _, ended := runDaemon(t, e)
+		broken := errors.New("watch ended")
+		e.end <- broken
+		if err := within(t, ended); !errors.Is(err, broken) || exitCode(err) != exitWrong {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("bad session", func(t *testing.T) {
+		e := newFakeEngine()
+		e.openTo = fmt.Errorf("open: %w", &enforce.InputError{Input: "x", Text: "no such interface to exclude"})
+		_, _, ended := runDaemon(t, e, enforce.Session{Tunnel: "tun0"})
+		if err := within(t, ended); exitCode(err) != exitUsage {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("a session that fails is retried by the enforcer", func(t *testing.T) {
+		e := newFakeEngine()
+		e.openTo = errors.New("no space left on device")
+		_, stop, _ := runDaemon(t, e, enforce.Session{Tunnel: "tun0"})
+		within(t, e.opened)
+		if err := stop(); err != nil {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+// TestNotify plays systemd: readiness, watchdog, end.
+func TestNotify(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "notify")
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	t.Setenv("NOTIFY_SOCKET", path)
+	t.Setenv("WATCHDOG_USEC", "60000")
+	t.Setenv("WATCHDOG_PID", fmt.Sprint(os.Getpid()))
+	_, stop, _ := runDaemon(t, newFakeEngine())
+	var got []string
+	read := func(until string) {
+		buf := make([]byte, 256)
+		for {
+			_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+			n, err := conn.Read(buf)
+			if err != nil {
+				t.Fatalf("after %v: %v", got, err)
+			}
+			if got = append(got, string(buf[:n])); got[len(got)-1] == until {
+				return
+			}
+		}
+	}
+	read("READY=1")
+	read("WATCHDOG=1")
+	read("WATCHDOG=1")
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	read("STOPPING=1")
+	if got[0] != "READY=1" {
+		t.Errorf("got %v", got)
+	}
+}
+
+func TestLock(t *testing.T) {
+	name := fmt.Sprintf("@culvert-test-%d", os.Getpid())
+	first, err := acquireNamed(name, holder{PID: os.Getpid(), What: "run", Socket: "/run/c.sock"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = acquireNamed(name, holder{})
+	var held *heldError
+	if !errors.As(err, &held) || held.by.PID != os.Getpid() || held.by.Socket != "/run/c.sock" || exitCode(err) != exitUsage {
+		t.Errorf("second: %v", err)
+	}
+	if os.Geteuid() == 0 && !strings.Contains(err.Error(), `"culvert run", process`) {
+		t.Errorf("second: %v", err)
+	}
+	if err := first.Close(); err != nil {
+		t.Error(err)
+	}
+	again, err := acquireNamed(name, holder{})
+	if err != nil {
+		t.Fatalf("after the first has gone: %v", err)
+	}
+	_ = again.Close()
+}
+
+func TestCheckStateDir(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "a", "b")
+	if err := checkStateDir(dir); err != nil {
+		t.Fatal(err)
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 0 {
+		t.Errorf("left behind: %v, %v", entries, err)
+	}
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := checkStateDir(filepath.Join(file, "c")); exitCode(err) != exitUsage || !strings.Contains(err.Error(), "--state-dir") {
+		t.Errorf("a file in the way: %v", err)
+	}
+}

@@ -1,0 +1,197 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/culvert-project/culvert/cmd/culvert/internal/openvpn"
+	"github.com/culvert-project/culvert/enforce"
+	"github.com/culvert-project/culvert/enforce/plan"
+)
+
+func newHook() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "hook",
+		Short:   "Called by VPN programs",
+		Long:    "Commands for the scripts of VPN programs.",
+		Example: "  culvert hook openvpn --help",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return usagef("name the VPN program: \"culvert hook openvpn\"")
+		},
+	}
+	cmd.AddCommand(newHookOpenVPN())
+	return cmd
+}
+
+const hookLong = `Called by OpenVPN as its up, route-up, route-pre-down and down script. It reads
+OpenVPN's environment, opens or changes the session when the tunnel comes up,
+and ends it when the tunnel goes down. In OpenVPN's configuration:
+
+  script-security 2
+  up             "/usr/bin/culvert hook openvpn"
+  route-up       "/usr/bin/culvert hook openvpn"
+  route-pre-down "/usr/bin/culvert hook openvpn"
+  down           "/usr/bin/culvert hook openvpn"
+
+Protected: the routes to the VPN gateway, the tunnel's own subnet, and with
+redirect-gateway 0.0.0.0/1 and 128.0.0.0/1 (OpenVPN tells from route-up on).
+Excluded: the IPv4 routes to another gateway (net_gateway). The server and its
+transport are taken from trusted_ip, remote and proto.
+
+When the session cannot be opened (the daemon is away, for example), it warns
+and exits with 0, so that the VPN comes up; with --require it exits with 1 and
+OpenVPN gives up. Only up can hold OpenVPN back: give --require there.
+OpenVPN's arguments are taken and not used.
+
+` + exitHelp
+
+// hookTimeout bounds a hook from its start to its end: OpenVPN waits for it.
+const hookTimeout = 5 * time.Second
+
+func newHookOpenVPN() *cobra.Command {
+	var socket string
+	var require bool
+	cmd := &cobra.Command{
+		Use:   "openvpn [ARGUMENTS…]",
+		Short: "OpenVPN's up, route-up, route-pre-down and down script",
+		Long:  hookLong,
+		Example: `  up "/usr/bin/culvert hook openvpn --require"
+  down "/usr/bin/culvert hook openvpn --socket /run/culvert/culvert.sock"`,
+		Args: cobra.ArbitraryArgs,
+	}
+	cmd.Flags().BoolVar(&require, "require", false, "fail when the session is not enforced")
+	socketFlag(cmd.Flags(), &socket)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		ctx, cancel := context.WithTimeout(cmd.Context(), hookTimeout)
+		defer cancel()
+		call, err := openvpn.Read(os.Getenv)
+		if err != nil {
+			return withCode(exitUsage, err)
+		}
+		h := hook{call: call, socket: socket, out: cmd.OutOrStdout(), warn: cmd.ErrOrStderr()}
+		err = h.run(ctx)
+		switch {
+		case err == nil:
+			return nil
+		case require:
+			return withCode(exitWrong, err)
+		}
+		return say(h.warn, "culvert: warning: %s: %s: %v\n", call.Script, call.Device, err)
+	}
+	return cmd
+}
+
+// hook carries out one script call.
+type hook struct {
+	call      openvpn.Call
+	socket    string
+	out, warn io.Writer
+}
+
+func (h *hook) run(ctx context.Context) error {
+	switch h.call.Event {
+	case openvpn.Up:
+		return h.up(ctx)
+	case openvpn.Down:
+		return h.down(ctx)
+	}
+	return nil
+}
+
+func (h *hook) up(ctx context.Context) error {
+	if h.call.Script == "route-up" {
+		h.dropStale(ctx)
+	}
+	s, err := h.call.Session()
+	h.sayWarnings()
+	if err != nil {
+		return err
+	}
+	st, err := openSession(ctx, h.socket, s)
+	if err != nil {
+		return err
+	}
+	if st.State != enforce.Enforcing && st.Error == "" {
+		return fmt.Errorf("%s, not enforcing", st.State)
+	}
+	return sayOpened(h.out, s, st)
+}
+
+// down ends the session; it is no error when there is none.
+func (h *hook) down(ctx context.Context) error {
+	st, err := closeSession(ctx, h.socket, h.call.Device)
+	if errors.Is(err, enforce.ErrNoSession) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return sayClosed(h.out, st)
+}
+
+func (h *hook) sayWarnings() {
+	for _, w := range h.call.Warnings {
+		_ = say(h.warn, "culvert: warning: %s\n", w)
+	}
+}
+
+// dropStale tells left-overs of an earlier connection by what OpenVPN has put
+// into the table. When the table cannot be read they stay: rather too much is
+// protected than too little.
+func (h *hook) dropStale(ctx context.Context) {
+	if len(h.call.Routes) == 0 {
+		return
+	}
+	sys, err := newSystem()
+	if err != nil {
+		return
+	}
+	defer sys.Close() //nolint:errcheck // only read
+	facts, err := sys.Facts(ctx)
+	if err != nil {
+		return
+	}
+	for _, l := range facts.Links {
+		if l.Name == h.call.Device {
+			h.markStanding(ctx, sys, l.Index)
+		}
+	}
+}
+
+func (h *hook) markStanding(ctx context.Context, sys enforce.System, tunnel uint32) {
+	byPrefix := map[netip.Prefix][]int{}
+	for i, r := range h.call.Routes {
+		byPrefix[r.Prefix] = append(byPrefix[r.Prefix], i)
+	}
+	for r, err := range sys.Table(ctx) {
+		if err != nil {
+			return
+		}
+		for _, i := range byPrefix[r.Dst] {
+			mark(&h.call.Routes[i], &r, tunnel)
+		}
+	}
+	h.call.DropStale()
+}
+
+// mark notes whether r is what OpenVPN would have put for a route. One of
+// culvert's own in its place says nothing: OpenVPN may have been refused.
+func mark(want *openvpn.Route, r *plan.Route, tunnel uint32) {
+	inTunnel := r.Hop.Link == tunnel
+	switch {
+	case r.Origin == plan.Own:
+		want.Rivalled = true
+	case want.Excluded && !inTunnel && r.Hop.Via == want.Gateway, !want.Excluded && inTunnel:
+		want.Standing = true
+	default:
+		want.Rivalled = true
+	}
+}

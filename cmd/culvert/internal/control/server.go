@@ -1,0 +1,124 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/culvert-project/culvert/enforce"
+)
+
+// The bounds of one connection, and of all of them.
+const (
+	readTimeout   = 5 * time.Second
+	engineTimeout = 30 * time.Second
+	writeTimeout  = 10 * time.Second
+	maxConns      = 16
+)
+
+// Engine is what a daemon does for the command line. [enforce.Enforcer] is one.
+type Engine interface {
+	Open(ctx context.Context, s enforce.Session) (enforce.SessionStatus, error)
+	Close(ctx context.Context, tunnel string) (enforce.SessionStatus, error)
+	Status(ctx context.Context) (enforce.Status, error)
+	Sessions(ctx context.Context) ([]enforce.Session, error)
+}
+
+// Server answers requests with an Engine. Log may be nil.
+type Server struct {
+	Engine Engine
+	Daemon Daemon
+	Log    *slog.Logger
+}
+
+// Serve answers connections, a bounded number at once, until the context ends;
+// then it waits for those being answered and returns nil. It closes l.
+func (s *Server) Serve(ctx context.Context, l *Listener) error {
+	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
+	defer stop()
+	var conns sync.WaitGroup
+	defer conns.Wait()
+	slots := make(chan struct{}, maxConns)
+	for {
+		select {
+		case slots <- struct{}{}:
+		case <-ctx.Done():
+			return nil
+		}
+		conn, err := l.accept()
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil && !transient(err):
+			return err
+		case err != nil: // out of descriptors, most likely: let some be given back
+			time.Sleep(50 * time.Millisecond)
+			<-slots
+			continue
+		}
+		conns.Go(func() {
+			defer func() { <-slots }()
+			s.handle(ctx, conn)
+		})
+	}
+}
+
+func transient(err error) bool { return !errors.Is(err, net.ErrClosed) }
+
+// handle carries one connection from its request to its end.
+func (s *Server) handle(ctx context.Context, conn *net.UnixConn) {
+	defer conn.Close() //nolint:errcheck // nothing is left to lose
+	_ = conn.SetReadDeadline(time.Now().Add(readTimeout))
+	resp := s.serve(ctx, conn)
+	resp.Version = Version
+	_ = conn.SetWriteDeadline(time.Now().Add(writeTimeout))
+	if err := writeLine(conn, resp); err != nil && s.Log != nil {
+		s.Log.Debug("answer not delivered", "err", err)
+	}
+}
+
+func (s *Server) serve(ctx context.Context, conn *net.UnixConn) Response {
+	if err := checkPeer(conn); err != nil {
+		return Response{Error: &Error{CodeDenied, err.Error()}}
+	}
+	req, err := readRequest(conn)
+	if err != nil {
+		return Response{Error: asError(err)}
+	}
+	ctx, cancel := context.WithTimeout(ctx, engineTimeout)
+	defer cancel()
+	resp, err := s.do(ctx, req)
+	if err != nil {
+		resp.Error = asError(err)
+	}
+	return resp
+}
+
+// do carries out one request.
+func (s *Server) do(ctx context.Context, req Request) (resp Response, err error) {
+	switch req.Op {
+	case Ping:
+		resp.Daemon = &s.Daemon
+	case Open:
+		resp.Session, err = pointer(s.Engine.Open(ctx, *req.Session))
+	case Close:
+		resp.Session, err = pointer(s.Engine.Close(ctx, req.Tunnel))
+	case Policy:
+		resp.Policy, err = s.Engine.Sessions(ctx)
+	case Status:
+		resp.Daemon = &s.Daemon
+		resp.Status, err = pointer(s.Engine.Status(ctx))
+	}
+	return resp, err
+}
+
+// pointer returns where v is, or nil when there is an error and v says nothing.
+func pointer[T any](v T, err error) (*T, error) {
+	if err != nil {
+		return nil, err
+	}
+	return &v, nil
+}

@@ -1,0 +1,237 @@
+// Package session turns what a person or a file says of a VPN connection into
+// an [enforce.Session], or says what is wrong with it and what to write instead.
+package session
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/culvert-project/culvert/enforce"
+	"github.com/culvert-project/culvert/enforce/plan"
+)
+
+// Error is a word of the input that cannot be, and the remedy. Nothing was
+// changed.
+type Error struct {
+	Where string // the flag or the key of the file, or ""
+	Input string // the word at fault
+	Text  string // continues the input to a sentence
+}
+
+// Error returns the sentence.
+func (e *Error) Error() string {
+	s := strings.TrimSpace(e.Input + " " + e.Text)
+	if e.Where == "" {
+		return s
+	}
+	return e.Where + ": " + s
+}
+
+// Text is a session in words, as flags and configuration files give it.
+type Text struct {
+	Tunnel            string
+	Protect           []string
+	Exclude           []string
+	Servers           []string
+	ExcludeInterfaces []string
+	OtherTable        []string
+	Rearm             bool
+
+	Where     func(Field) string      // what to call a field in an error; nil is nothing
+	WhereWord func(Field, int) string // the same for the n-th word of a field; nil is Where
+}
+
+// Field is a part of a session, by the name of its flag.
+type Field string
+
+// The fields.
+const (
+	Tunnel           Field = "tunnel"
+	Protect          Field = "protect"
+	Exclude          Field = "exclude"
+	ServerField      Field = "server"
+	ExcludeInterface Field = "exclude-interface"
+	OtherTable       Field = "other-table"
+)
+
+func (t Text) where(f Field) string {
+	if t.Where == nil {
+		return ""
+	}
+	return t.Where(f)
+}
+
+// words pairs the words of a field with what to call each in an error.
+func (t Text) words(f Field, words []string) []located {
+	out := make([]located, len(words))
+	for i, w := range words {
+		out[i] = located{t.where(f), w}
+		if t.WhereWord != nil {
+			out[i].where = t.WhereWord(f, i)
+		}
+	}
+	return out
+}
+
+// located is a word of the input and where it stands.
+type located struct{ where, word string }
+
+// Parse returns the session that the words describe, checked by itself.
+func (t Text) Parse() (enforce.Session, error) {
+	s := enforce.Session{Tunnel: t.Tunnel, ExcludeInterfaces: t.ExcludeInterfaces, Rearm: t.Rearm}
+	var err error
+	if s.Protect, err = parseAll(t.words(Protect, t.Protect), Prefix); err != nil {
+		return s, err
+	}
+	if s.Exclude, err = parseAll(t.words(Exclude, t.Exclude), Prefix); err != nil {
+		return s, err
+	}
+	if s.OtherTable, err = parseAll(t.words(OtherTable, t.OtherTable), Prefix); err != nil {
+		return s, err
+	}
+	if s.Servers, err = parseAll(t.words(ServerField, t.Servers), Server); err != nil {
+		return s, err
+	}
+	return s, t.check(s)
+}
+
+// check looks at the parts that only make sense together.
+func (t Text) check(s enforce.Session) error {
+	if err := Device(t.where(Tunnel), s.Tunnel); err != nil {
+		return err
+	}
+	if len(s.Protect) == 0 {
+		return &Error{t.where(Protect), "", "names no prefix; give what must leave through " + s.Tunnel + ", for example 10.0.0.0/8"}
+	}
+	for _, name := range s.ExcludeInterfaces {
+		if err := Device(t.where(ExcludeInterface), name); err != nil {
+			return err
+		}
+		if name == s.Tunnel {
+			return &Error{t.where(ExcludeInterface), name, "is the tunnel itself; leave it out"}
+		}
+	}
+	for _, p := range s.OtherTable {
+		if !slices.Contains(s.Protect, p) {
+			return &Error{t.where(OtherTable), p.String(), "is not protected; protect it too, or leave it out"}
+		}
+	}
+	return Check(s)
+}
+
+// parseAll parses every word, and drops repeats.
+func parseAll[T comparable](words []located, parse func(string) (T, error)) ([]T, error) {
+	var out []T
+	seen := map[T]bool{}
+	for _, w := range words {
+		v, err := parse(w.word)
+		if err != nil {
+			return nil, &Error{w.where, w.word, err.Error()}
+		}
+		if !seen[v] {
+			seen[v] = true
+			out = append(out, v)
+		}
+	}
+	return out, nil
+}
+
+// Prefix parses one prefix. The error continues the word to a sentence.
+func Prefix(word string) (netip.Prefix, error) {
+	if a, err := netip.ParseAddr(word); err == nil && a.Zone() == "" {
+		return netip.Prefix{}, fmt.Errorf("has no prefix length; write %s/%d for this one address", a, a.BitLen())
+	}
+	p, err := netip.ParsePrefix(word)
+	switch {
+	case err != nil:
+		return netip.Prefix{}, errors.New("is not a prefix; write ADDRESS/LENGTH, for example 10.0.0.0/8 or 2001:db8::/32")
+	case p.Addr().Is4In6():
+		return netip.Prefix{}, errors.New("is an IPv4 address written as IPv6; write the IPv4 prefix")
+	case p != p.Masked():
+		return netip.Prefix{}, fmt.Errorf("has host bits set; write %s", p.Masked())
+	}
+	return p, nil
+}
+
+const serverForm = "write ADDRESS:PORT/PROTO, for example 198.51.100.7:1194/udp or [2001:db8::7]:443/tcp"
+
+// Server parses one transport endpoint. The error continues the word to a
+// sentence.
+func Server(word string) (enforce.Server, error) {
+	addr, proto, ok := strings.Cut(word, "/")
+	if !ok {
+		return enforce.Server{}, fmt.Errorf("names no protocol; %s", serverForm)
+	}
+	ap, err := netip.ParseAddrPort(addr)
+	if err != nil {
+		return enforce.Server{}, fmt.Errorf("is not a server (names must be resolved first); %s", serverForm)
+	}
+	return endpoint(ap, proto)
+}
+
+func endpoint(ap netip.AddrPort, proto string) (enforce.Server, error) {
+	name, six, known := transport(proto)
+	switch {
+	case !known:
+		return enforce.Server{}, errors.New("has an unknown protocol; write udp or tcp")
+	case ap.Port() == 0:
+		return enforce.Server{}, errors.New("has port 0; write the port that the tunnel is carried to")
+	case ap.Addr().Is4In6():
+		return enforce.Server{}, errors.New("is an IPv4 address written as IPv6; write the IPv4 address")
+	case ap.Addr().Zone() != "":
+		return enforce.Server{}, errors.New("has a zone; write the address without it")
+	case ap.Addr().IsUnspecified() || ap.Addr().IsMulticast():
+		return enforce.Server{}, fmt.Errorf("is no address of one host; %s", serverForm)
+	case six != 0 && (six == 6) != ap.Addr().Is6():
+		return enforce.Server{}, fmt.Errorf("mixes the families: %s is not for this address; write %s", proto, name)
+	}
+	return enforce.Server{Addr: ap, Proto: name}, nil
+}
+
+// transport returns the plain name of a transport protocol, and the family that
+// its name asks for, or 0.
+func transport(word string) (name string, family int, known bool) {
+	switch word {
+	case "udp", "tcp":
+		return word, 0, true
+	case "udp4", "tcp4":
+		return word[:3], 4, true
+	case "udp6", "tcp6":
+		return word[:3], 6, true
+	}
+	return "", 0, false
+}
+
+// Device checks the name of an interface; whether it exists is not asked.
+func Device(where, name string) error {
+	switch {
+	case name == "":
+		return &Error{where, "", "names no interface; give the tunnel's, for example tun0"}
+	case len(name) > 255 || strings.ContainsAny(name, "/\x00\n\t"):
+		return &Error{where, fmt.Sprintf("%.40q", name), "is not the name of an interface"}
+	}
+	return nil
+}
+
+// Check looks for prefixes that cannot be enforced as given, in one session
+// and between several.
+func Check(sessions ...enforce.Session) error {
+	var spec plan.Spec
+	seen := map[string]bool{}
+	for i, s := range sessions {
+		if seen[s.Tunnel] {
+			return &Error{"", s.Tunnel, "has two sessions; put their prefixes into one"}
+		}
+		seen[s.Tunnel] = true
+		spec.Sessions = append(spec.Sessions, plan.Session{
+			Tunnel: uint32(i + 1), Protect: s.Protect, Exclude: s.Exclude, OtherTable: s.OtherTable,
+		})
+	}
+	if _, problems := plan.Build(spec); len(problems) > 0 {
+		return &Error{"", problems[0].Prefix.String(), problems[0].Text}
+	}
+	return nil
+}

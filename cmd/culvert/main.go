@@ -1,0 +1,29 @@
+// Culvert keeps a VPN's traffic inside its tunnel: it watches the main routing
+// table, removes what would lead protected traffic elsewhere, and gives back
+// what it took.
+package main
+
+import (
+	"io"
+	"os"
+	"runtime"
+)
+
+func main() {
+	if len(os.Args) > 1 && os.Args[1] == "hook" {
+		// A VPN's service may be allowed very few threads.
+		runtime.GOMAXPROCS(1)
+	}
+	os.Exit(execute(os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// execute runs one command line and returns its exit code.
+func execute(args []string, stdout, stderr io.Writer) int {
+	root := newRoot()
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.Execute()
+	report(stderr, err)
+	return exitCode(err)
+}

@@ -1,0 +1,79 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/culvert-project/culvert/cmd/culvert/internal/config"
+	"github.com/culvert-project/culvert/enforce"
+)
+
+func newRecover() *cobra.Command {
+	var dir, format string
+	cmd := &cobra.Command{
+		Use:   "recover",
+		Short: "Give back what a crashed daemon had removed",
+		Long: `Replay the journal that a crashed daemon left for this network namespace: the
+routes that it had removed come back, its own go. No daemon may be running; a
+new daemon does the same when it starts. After a reboot there is nothing to do.
+
+` + exitHelp,
+		Example: "  culvert recover\n  culvert recover --state-dir /run/my-vpn",
+		Args:    noArgs,
+	}
+	cmd.Flags().StringVar(&dir, "state-dir", config.DefaultStateDir, "`folder` with the journal")
+	cmd.Flags().StringVar(&format, "log-format", "text", "text or json")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		s := config.Default()
+		if err := setChanged(cmd.Flags(), &s, "state-dir", "log-format"); err != nil {
+			return err
+		}
+		rec, err := recoverState(cmd, s)
+		if err != nil {
+			return err
+		}
+		p := &printer{w: cmd.OutOrStdout()}
+		printRecovered(p, rec)
+		if p.err == nil && len(rec.Pending) > 0 {
+			return withCode(exitWrong, fmt.Errorf("%d routes could not be given back now; they stay in the journal, run \"culvert recover\" again when their interfaces are up", len(rec.Pending)))
+		}
+		return p.err
+	}
+	return cmd
+}
+
+func recoverState(cmd *cobra.Command, s config.Settings) (rec enforce.Recovered, err error) {
+	if err := permitted(); err != nil {
+		return rec, err
+	}
+	lock, err := acquireLock(holder{PID: os.Getpid(), What: "recover"})
+	if err != nil {
+		return rec, err
+	}
+	defer lock.Close() //nolint:errcheck // the kernel frees it with the process
+	if _, err := os.Stat(s.StateDir); errors.Is(err, fs.ErrNotExist) {
+		return rec, nil
+	}
+	st, err := openState(s.StateDir)
+	if err != nil {
+		return rec, err
+	}
+	log := newLog(cmd, s.LogJSON)
+	defer st.close(log)
+	return enforce.Recover(cmd.Context(), st.sys, st.journal, engineOptions(s, log))
+}
+
+func printRecovered(w io.Writer, rec enforce.Recovered) {
+	group(w, "Given back", rec.Restored)
+	group(w, "Withdrawn, they were culvert's own", rec.Withdrawn)
+	group(w, "Forgotten, what they needed is gone", rec.Forgotten)
+	group(w, "Still out", rec.Pending)
+	if len(rec.Restored)+len(rec.Withdrawn)+len(rec.Forgotten)+len(rec.Pending) == 0 {
+		fmt.Fprintln(w, "nothing to recover")
+	}
+}

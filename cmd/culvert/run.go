@@ -1,0 +1,145 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/culvert-project/culvert/cmd/culvert/internal/config"
+)
+
+const runLong = `Run the daemon in the foreground.
+
+With --tunnel and --protect it opens that session itself, waits for the
+interface when it is not there yet, and again when it has vanished. Without
+them it waits for "culvert up" and the VPN's hooks.
+
+SIGTERM, SIGINT and SIGHUP: every removed route is restored, then the daemon
+exits with 0. A second signal ends it at once; the journal in the state folder
+knows what is still out, and "culvert recover" gives it back.
+
+One daemon serves one network namespace; a second one refuses and names the
+first. Under systemd it reports readiness and feeds the watchdog.
+
+--config names a YAML file. Flags win over it; a session given by flags takes
+the place of the one on the same tunnel. Its keys:
+
+  state_dir: /var/lib/culvert
+  socket: /run/culvert/culvert.sock
+  audit: false
+  on_loss: restore
+  restore: preexisting              # or all
+  keep_unreachable: false
+  log_format: text                  # or json
+  sessions:
+    - tunnel: tun0
+      protect: [10.0.0.0/8, 2001:db8::/32]
+      exclude: [10.99.0.0/16]
+      servers: ["198.51.100.7:1194/udp"]
+      exclude_interfaces: [docker0]
+      other_table: []
+
+` + exitHelp
+
+const runExample = `  culvert run
+  culvert run --tunnel tun0 --protect 172.31.0.0/16,fd00:31::/48 --server 198.51.100.7:1194/udp
+  culvert run --tunnel wg0 --protect 0.0.0.0/0,::/0 --other-table 0.0.0.0/0,::/0 --server 198.51.100.7:51820/udp
+  culvert run --config /etc/culvert/culvert.yaml --audit`
+
+// runSettings are the flags that stand for settings of the file.
+var runSettings = [...]string{"state-dir", "socket", "audit", "on-loss", "restore", "keep-unreachable", "log-format"}
+
+func newRun() *cobra.Command {
+	var file string
+	var sess sessionFlags
+	sess.text.Rearm = true
+	cmd := &cobra.Command{
+		Use:     "run",
+		Short:   "Run the daemon",
+		Long:    runLong,
+		Example: runExample,
+		Args:    noArgs,
+	}
+	f := cmd.Flags()
+	f.SortFlags = false
+	sess.register(f)
+	f.StringVar(&file, "config", "", "YAML `file` with settings and sessions; flags win")
+	f.String("state-dir", config.DefaultStateDir, "`folder` for the journal of removed routes")
+	f.String("socket", config.DefaultSocket, "`path` of the control socket")
+	f.Bool("audit", false, "judge and report, change nothing")
+	f.String("on-loss", "restore", "when a tunnel vanishes: restore (guard is for a later version)")
+	f.String("restore", "preexisting", "which removed routes come back: preexisting or all")
+	f.Bool("keep-unreachable", false, "report blackhole, unreachable and prohibit routes, do not remove them")
+	f.String("log-format", "text", "text or json")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		settings, err := runSettingsOf(cmd, file, &sess)
+		if err != nil {
+			return err
+		}
+		return runUntilSignal(cmd, settings)
+	}
+	return cmd
+}
+
+// runSettingsOf joins defaults, file and flags.
+func runSettingsOf(cmd *cobra.Command, file string, sess *sessionFlags) (config.Settings, error) {
+	s := config.Default()
+	if file != "" {
+		if err := s.ReadFile(file); err != nil {
+			return s, err
+		}
+	}
+	if err := setChanged(cmd.Flags(), &s, runSettings[:]...); err != nil {
+		return s, err
+	}
+	if !sess.given(cmd.Flags()) {
+		return s, nil
+	}
+	parsed, err := sess.text.Parse()
+	if err != nil {
+		return s, err
+	}
+	return s, s.Add(parsed)
+}
+
+// runUntilSignal runs the daemon; the first signal asks it to restore and
+// stop, the second does not wait for it.
+func runUntilSignal(cmd *cobra.Command, s config.Settings) error {
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer signal.Stop(signals)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- serve(ctx, s, newLog(cmd, s.LogJSON)) }()
+	return awaitEnd(done, signals, cancel, s.StateDir)
+}
+
+// awaitEnd waits for the daemon: to the end, or after one signal to the end of
+// its restoring, or to a second signal.
+func awaitEnd(done <-chan error, signals <-chan os.Signal, stop func(), stateDir string) error {
+	select {
+	case err := <-done:
+		return err
+	case <-signals:
+		stop()
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-signals:
+		return withCode(exitWrong, fmt.Errorf("stopped before every route was restored; what is still out is written down in %s: \"culvert recover --state-dir %s\" gives it back", stateDir, stateDir))
+	}
+}
+
+func newLog(cmd *cobra.Command, json bool) *slog.Logger {
+	if json {
+		return slog.New(slog.NewJSONHandler(cmd.ErrOrStderr(), nil))
+	}
+	return slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
+}

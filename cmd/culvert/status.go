@@ -1,0 +1,166 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/culvert-project/culvert/cmd/culvert/internal/control"
+	"github.com/culvert-project/culvert/enforce"
+)
+
+const statusLong = `Show every session of the running daemon and the last incidents. The exit code
+is 0 when there is a session and every one is enforcing, 1 when not, 3 when no
+daemon answers.
+
+--wait asks again until every session is enforcing or the time is over.
+
+--json prints one document; its fields stay, others may be added:
+
+  version               1
+  sessions[]
+    tunnel              interface name
+    state               connecting, enforcing, reconnecting, auditing, failed, restored
+    error               why it failed; absent when it did not
+    protected[]         prefixes that must leave through the tunnel
+    excluded[]          prefixes that bypass it on purpose
+    removed             conflicting routes deleted, repeats included
+    readded             routes of the VPN and of culvert put (back)
+    restored            held routes given back
+    held[]              removed routes that will come back: route, since
+    contested[]         routes added again and again: route, times, by
+    unenforceable[]     what routing cannot protect, in words
+  incidents[]           the last ones, oldest first
+    id, tunnel          number since start; tunnel of the session
+    what                removed, readded, restored, reported, failed
+    route, reason       in words
+    by                  protocol, port (netlink, usually the process id), process
+    seen, gone          RFC 3339; gone is absent while it stands
+    exposed_us          microseconds from seen to gone
+    path                edge (answered on arrival) or level (found in the table)
+    error               absent when there was none
+
+` + exitHelp
+
+func newStatus() *cobra.Command {
+	var socket string
+	var asJSON bool
+	var wait time.Duration
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show whether the sessions are enforced",
+		Long:  statusLong,
+		Example: `  culvert status
+  culvert status --json | jq '.sessions[] | .tunnel, .state'
+  culvert status --wait 10s && echo protected`,
+		Args: noArgs,
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.Flags().DurationVar(&wait, "wait", 0, "wait so long for every session to be enforcing, for example `10s`")
+	socketFlag(cmd.Flags(), &socket)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if wait < 0 {
+			return usagef("--wait: %s is negative", wait)
+		}
+		st, err := awaitStatus(cmd.Context(), socket, wait)
+		if err != nil {
+			return err
+		}
+		return showStatus(cmd.OutOrStdout(), st, asJSON)
+	}
+	return cmd
+}
+
+// pollEvery is how often a waiting status asks again.
+const pollEvery = 100 * time.Millisecond
+
+// awaitStatus asks until every session is enforcing or the time is over, and
+// returns the last answer.
+func awaitStatus(ctx context.Context, socket string, wait time.Duration) (enforce.Status, error) {
+	deadline := time.Now().Add(wait)
+	for {
+		st, err := askStatus(ctx, socket)
+		final := errors.Is(err, control.ErrDenied) || (err == nil && enforced(st))
+		if final || !time.Now().Add(pollEvery).Before(deadline) {
+			return st, err
+		}
+		time.Sleep(pollEvery)
+	}
+}
+
+func askStatus(ctx context.Context, socket string) (enforce.Status, error) {
+	resp, err := control.Ask(ctx, socket, control.Request{Op: control.Status})
+	if err != nil {
+		return enforce.Status{}, err
+	}
+	if resp.Status == nil {
+		return enforce.Status{}, errAnswer
+	}
+	return *resp.Status, nil
+}
+
+// enforced reports whether there is a session and every one is enforcing.
+func enforced(st enforce.Status) bool {
+	for _, s := range st.Sessions {
+		if s.State != enforce.Enforcing {
+			return false
+		}
+	}
+	return len(st.Sessions) > 0
+}
+
+func showStatus(w io.Writer, st enforce.Status, asJSON bool) error {
+	var err error
+	if asJSON {
+		err = writeStatusJSON(w, st)
+	} else {
+		p := &printer{w: w}
+		printStatus(p, st)
+		err = p.err
+	}
+	if err == nil && !enforced(st) {
+		return errQuiet
+	}
+	return err
+}
+
+// statusDoc is the document that --json prints.
+type statusDoc struct {
+	Version int `json:"version"`
+	enforce.Status
+}
+
+func writeStatusJSON(w io.Writer, st enforce.Status) error {
+	doc := statusDoc{Version: 1, Status: st}
+	doc.Sessions = notNil(doc.Sessions)
+	doc.Incidents = notNil(doc.Incidents)
+	for i := range doc.Sessions {
+		s := &doc.Sessions[i]
+		s.Protected, s.Excluded = notNil(s.Protected), notNil(s.Excluded)
+		s.Held, s.Contested = notNil(s.Held), notNil(s.Contested)
+		s.Unenforceable = notNil(s.Unenforceable)
+	}
+	return writeJSON(w, doc)
+}
+
+// notNil makes an absent list an empty one: readers should not have to care.
+func notNil[T any](s []T) []T {
+	if s == nil {
+		return []T{}
+	}
+	return s
+}
+
+func writeJSON(w io.Writer, v any) error {
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(w, "%s\n", b)
+	return err
+}
