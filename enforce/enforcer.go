@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -22,6 +23,7 @@ type Options struct {
 	ProtocolName    func(uint8) string // names a route protocol; nil prints numbers
 	Observe         func(Incident)     // told of every incident, from the loop: must not block
 	Sessions        SessionStore       // where sessions outlive the process; nil keeps none
+	OnPolicy        func(Protection)   // told of every change of what is protected, from the loop
 }
 
 // Enforcer keeps the table right while sessions are open.
@@ -48,6 +50,7 @@ type Enforcer struct {
 	held      []Entry  // in order of removal
 	lastID    uint64
 	baseline  bool // the policy grew since the table was last judged
+	unwritten bool // the last reading's removals could not all be written down
 	facts     Facts
 	lookedAt  time.Time // when facts were read
 	names     map[uint32]string
@@ -145,11 +148,16 @@ func (e *Enforcer) reopen() error {
 		return fmt.Errorf("load sessions: %w", err)
 	}
 	for _, k := range kept {
-		if isAnother(k.Link, e.link(k.Link.Index)) || e.check(k.Session, e.facts.Links) != nil {
+		s := &session{Session: k.Session, state: Connecting, id: k.Link}
+		switch {
+		case !isAnother(k.Link, e.link(k.Link.Index)) && e.check(k.Session, e.facts.Links) == nil:
+		case e.opt.OnLoss == LossGuard: // it vanished while nobody watched: go on guarding
+			s.link, s.loss = noLink, true
+		default:
 			continue
 		}
-		e.sessions = append(e.sessions, &session{Session: k.Session, state: Connecting})
-		e.log.info("session reopened", "tunnel", k.Session.Tunnel)
+		e.sessions = append(e.sessions, s)
+		e.log.info("session reopened", "tunnel", k.Session.Tunnel, "guard", s.loss)
 	}
 	return nil
 }
@@ -162,8 +170,8 @@ func (e *Enforcer) keepSessions() {
 	}
 	var kept []KeptSession
 	for _, s := range e.sessions {
-		if l := e.link(s.link); l != nil && !s.Rearm {
-			kept = append(kept, KeptSession{Session: s.Session, Link: LinkID{Index: l.Index, Name: l.Name, HW: l.HW}})
+		if s.link != 0 && !s.Rearm {
+			kept = append(kept, KeptSession{Session: s.Session, Link: s.id})
 		}
 	}
 	if err := e.opt.Sessions.KeepSessions(kept); err != nil {
@@ -258,7 +266,40 @@ func (e *Enforcer) Wake(why string) {
 
 // setPolicy makes p what the edge path judges by.
 func (e *Enforcer) setPolicy(p *plan.Policy) {
-	e.view.Store(&view{policy: p, audit: e.opt.Audit})
+	old := e.view.Swap(&view{policy: p, audit: e.opt.Audit})
+	if old != nil && old.policy != p && e.opt.OnPolicy != nil {
+		e.opt.OnPolicy(e.protection(p))
+	}
+}
+
+// Protection is what is protected at a moment, for whoever watches packets.
+type Protection struct {
+	Sessions []ProtectedSession
+	Pinholes []netip.Prefix // host routes that keep the transport alive: excluded
+}
+
+// ProtectedSession is one session's share.
+type ProtectedSession struct {
+	Session
+	Link      uint32   // the tunnel's interface index; 0 while a guard holds without it
+	KeepLinks []uint32 // the indices of ExcludeInterfaces
+}
+
+func (e *Enforcer) protection(p *plan.Policy) Protection {
+	spec := p.Spec()
+	out := Protection{Pinholes: spec.Pinholes}
+	for _, ps := range spec.Sessions {
+		s := e.sessionOn(ps.Tunnel)
+		if s == nil {
+			continue
+		}
+		share := ProtectedSession{Session: s.Session, Link: ps.Tunnel, KeepLinks: ps.KeepLinks}
+		if ps.Tunnel == noLink {
+			share.Link = 0
+		}
+		out.Sessions = append(out.Sessions, share)
+	}
+	return out
 }
 
 func (e *Enforcer) policy() *plan.Policy { return e.view.Load().policy }

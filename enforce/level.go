@@ -75,7 +75,7 @@ func (e *Enforcer) level(ctx context.Context, why string) {
 	if err != nil {
 		e.failAll(err)
 	}
-	if !settled {
+	if !settled || e.unwritten {
 		e.pace.want("not settled", retryPause)
 	}
 	e.log.debug("table judged", "why", why, "took", e.pace.took, "settled", settled)
@@ -104,13 +104,16 @@ func (e *Enforcer) round(ctx context.Context) (settled bool, err error) {
 	}
 	e.setPolicy(pl.Policy) // before acting: the edge path must spare our pinholes
 	e.takeIn(&pl)
+	e.unwritten = false
 	progress := false
 	if e.opt.Audit {
 		e.auditPlan(&pl)
 	} else if len(pl.Actions) > 0 {
 		progress = e.carryOut(ctx, pl.Actions, occasion{path: "level", seen: time.Now()})
 	}
-	e.baseline = false
+	// What stayed because it could not be written down stood before the next
+	// reading too.
+	e.baseline = e.baseline && e.unwritten
 	if progress {
 		return false, nil
 	}
@@ -235,6 +238,7 @@ func (e *Enforcer) leaveOut(actions []plan.Action, cause error) ([]plan.Action, 
 			continue
 		}
 		left++
+		e.unwritten = true
 		e.fail(a.Verdict, fmt.Errorf("%s stays: it could not be written down and so not be given back: %w", e.text(&a.Route), cause))
 	}
 	e.log.error("journal cannot be written: conflicting routes stay", "routes", left, "err", cause)

@@ -17,6 +17,7 @@ type session struct {
 	state State
 	err   error // why it is failed, since the last look
 	link  uint32
+	id    LinkID // of the tunnel, as it was seen last
 	up    bool
 	loss  bool // the tunnel was there and vanished; the guard holds
 
@@ -219,6 +220,7 @@ func (e *Enforcer) follow(s *session) {
 	if i >= 0 {
 		l := e.facts.Links[i]
 		s.link, s.up, s.loss = l.Index, l.Up, false
+		s.id = LinkID{Index: l.Index, Name: l.Name, HW: l.HW}
 		return
 	}
 	had := s.link != 0

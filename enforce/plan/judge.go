@@ -68,7 +68,7 @@ func Judge(p *Policy, r *Route) Verdict {
 
 func (p *Policy) judgeProtected(r *Route, e *Entry, v *Verdict) {
 	foreign, shared := foreignLeg(r, e.Tunnel)
-	v.Link, v.Shared = foreign, shared
+	v.Link, v.Shared = foreign, shared && !hides(r, e) // else the tunnel's leg must go too
 	if r.Type == Unicast && foreign == e.Tunnel && !hides(r, e) {
 		v.Decision, v.Reason, v.Link = Ours, ByTunnel, e.Tunnel
 		return
@@ -91,9 +91,10 @@ func (p *Policy) judgeProtected(r *Route, e *Entry, v *Verdict) {
 // hides reports whether a route must go although it is the tunnel's own, or one
 // that the operator keeps. Where Linux finds routes for source prefixes, it passes
 // over the destination's other routes for every source that none of them
-// matches: such packets go on to a shorter prefix, outside.
+// matches: such packets go on to a shorter prefix, outside. Default routes are
+// not passed over: there is no shorter prefix.
 func hides(r *Route, e *Entry) bool {
-	return r.Src.IsValid() && r.Dst == e.Prefix && !e.OtherTable
+	return r.Src.IsValid() && r.Dst == e.Prefix && r.Dst.Bits() > 0 && !e.OtherTable
 }
 
 // foreignLeg returns the first leg's interface that is not the tunnel, or the

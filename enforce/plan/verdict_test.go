@@ -217,6 +217,21 @@ func TestVerdictKeepUnreachable(t *testing.T) {
 	}
 }
 
+// TestVerdictDefaultFromSource: a default route for a source prefix hides no
+// other default route, so the tunnel's own may stay.
+func TestVerdictDefaultFromSource(t *testing.T) {
+	p := one(t, "::/0", "")
+	for route, want := range map[string]plan.Decision{
+		"default from 2001:db8:8::/64 dev tun0 metric 1024": plan.Ours,
+		"default from 2001:db8:8::/64 dev eth0 metric 1024": plan.Conflict,
+	} {
+		r := rt(route)
+		if v := plan.Judge(p, &r); v.Decision != want {
+			t.Errorf("%s: %v, want %v", route, v.Decision, want)
+		}
+	}
+}
+
 // TestRouteText reads and writes every attribute, so that the rows above say
 // what they seem to.
 func TestRouteText(t *testing.T) {

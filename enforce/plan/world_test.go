@@ -180,6 +180,9 @@ func (w *world) vpnRoute(p netip.Prefix, tunnel uint32) plan.Route {
 		u = &w.universe[1]
 	}
 	r := plan.Route{Dst: p, Hop: plan.Hop{Link: tunnel}, Metric: pick(w, u.metrics), Protocol: enforcetest.ProtoStatic}
+	if p.Addr().Is6() && p.IsSingleIP() {
+		r.Metric = 1024 // else a host route of ours would become a leg of it
+	}
 	if w.chance(50) {
 		r.Hop.Via = u.gates[tunnel]
 	}

@@ -39,8 +39,13 @@ func (s *System) Watch(ctx context.Context, edge enforce.Edge, sink *enforce.Sin
 		return fmt.Errorf("watch routes: %w", err)
 	}
 	defer w.close()
-	stop := context.AfterFunc(ctx, w.wake)
-	defer stop()
+	woken := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() { defer close(woken); w.wake() })
+	defer func() {
+		if !stop() {
+			<-woken // a late wake would write into whatever file has the eventfd's number next
+		}
+	}()
 	finished := make(chan struct{})
 	go func() { defer close(finished); w.name() }()
 	ready()
