@@ -56,7 +56,7 @@ type Enforcer struct {
 	names     map[uint32]string
 	incidents incidentRing
 	contests  contests
-	reported  map[string]bool // audit and kept routes that were told of already
+	reported  reports
 	pace      pacer
 	done      func(*plan.Action) // told of each success, when not nil
 }
@@ -79,7 +79,7 @@ func New(sys System, j Journal, opt Options) *Enforcer {
 		sys: sys, journal: j, opt: opt, log: newLimitedLog(opt.Log),
 		sink: NewSink(), calls: make(chan func(context.Context)), wakes: make(chan string, 1),
 		ready: make(chan struct{}), ended: make(chan struct{}),
-		names: map[uint32]string{}, reported: map[string]bool{},
+		names: map[uint32]string{},
 	}
 	e.setPolicy(&plan.Policy{})
 	return e

@@ -121,13 +121,32 @@ func (a Adder) String() string {
 	return "protocol " + a.Protocol
 }
 
-// report tells once of a route that takes protected traffic and stays.
+// reports remembers what was told to stand, so that a reading of the table
+// tells only of what came since the last one.
+type reports struct {
+	last, now map[string]bool
+}
+
+// begin starts a reading of the table.
+func (r *reports) begin() { r.last, r.now = r.now, map[string]bool{} }
+
+// isNew notes that something stands, and reports whether it was not told of.
+func (r *reports) isNew(text string) bool {
+	if r.now == nil {
+		r.now = map[string]bool{}
+	}
+	known := r.now[text] || r.last[text]
+	if len(r.now) < contestsKept {
+		r.now[text] = true
+	}
+	return !known
+}
+
+// report tells of a route that takes protected traffic and stays.
 func (e *Enforcer) report(r *plan.Route, v plan.Verdict, ev Event) {
-	text := e.text(r)
-	if e.reported[text] || len(e.reported) >= contestsKept {
+	if fresh := e.reported.isNew(e.text(r)); !fresh && ev.Done.IsZero() {
 		return
 	}
-	e.reported[text] = true
 	ev.Route, ev.Answer.Verdict = *r, v
 	in := e.incident(ev, "reported", v.Explain(e.name))
 	in.Gone, in.Exposed = time.Time{}, 0
@@ -136,11 +155,9 @@ func (e *Enforcer) report(r *plan.Route, v plan.Verdict, ev Event) {
 
 // reportText tells once of something that enforcing would have added.
 func (e *Enforcer) reportText(kind plan.Kind, r *plan.Route, why string) {
-	key := kind.String() + " " + e.text(r)
-	if e.reported[key] || len(e.reported) >= contestsKept {
+	if !e.reported.isNew(kind.String() + " " + e.text(r)) {
 		return
 	}
-	e.reported[key] = true
 	e.tell(Incident{What: "reported", Route: e.text(r), Reason: "missing: " + why, Seen: e.lookedAt, Path: "level"})
 }
 

@@ -247,19 +247,30 @@ func (j *FileJournal) rewrite() error {
 		return fmt.Errorf("rewrite journal: %w", err)
 	}
 	n, err := j.writeAll(tmp)
-	if err == nil {
-		err = os.Rename(tmp.Name(), j.path)
-	}
-	if err == nil {
-		err = syncDir(filepath.Dir(j.path))
-	}
-	if err != nil {
-		tmp.Close()
+	if err = errors.Join(err, tmp.Close()); err != nil {
 		os.Remove(tmp.Name())
 		return fmt.Errorf("rewrite journal: %w", err)
 	}
+	return j.swap(tmp.Name(), n)
+}
+
+// swap gives the new file the journal's name. Both are closed for it, which
+// Windows wants. Should the journal not open again, every later Hold fails and
+// nothing is deleted that could not be given back.
+func (j *FileJournal) swap(name string, size int64) error {
 	j.file.Close()
-	j.file, j.size = tmp, n
+	renamed := os.Rename(name, j.path)
+	f, err := os.OpenFile(j.path, os.O_RDWR, 0o600)
+	if err != nil {
+		return errors.Join(renamed, fmt.Errorf("reopen journal: %w", err))
+	}
+	if j.file = f; renamed != nil {
+		return fmt.Errorf("rewrite journal: %w", renamed)
+	}
+	j.size = size
+	if err := syncDir(filepath.Dir(j.path)); err != nil {
+		return fmt.Errorf("sync state directory: %w", err)
+	}
 	return nil
 }
 
@@ -285,13 +296,4 @@ func (j *FileJournal) writeAll(f *os.File) (int64, error) {
 		return 0, err
 	}
 	return int64(buf.Len()), f.Sync()
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }

@@ -103,6 +103,7 @@ func (e *Enforcer) round(ctx context.Context) (settled bool, err error) {
 		return false, err
 	}
 	e.setPolicy(pl.Policy) // before acting: the edge path must spare our pinholes
+	e.reported.begin()
 	e.takeIn(&pl)
 	e.unwritten = false
 	progress := false

@@ -255,7 +255,7 @@ func (e *Enforcer) rebuild() {
 	// A session that ended counts too: its tunnel's routes may lie inside
 	// another's prefix and conflict with that from now on.
 	e.baseline = e.baseline || grew(old, spec) || grew(spec, old)
-	clear(e.reported)
+	e.reported = reports{}
 	e.setPolicy(p)
 }
 

@@ -69,7 +69,8 @@ func (t *Table) skipped(i int) bool {
 // lookup6 walks from the longest prefix to the shorter ones. A prefix that has
 // routes for source prefixes is entered through those alone when the walk
 // begins there; its other routes are seen only when the walk comes back to it
-// from routes that could not be used.
+// from routes that could not be used. The default route's are always seen, for
+// a walk that finds nothing ends at the root.
 func (t *Table) lookup6(addr, src netip.Addr) int {
 	if !src.IsValid() {
 		src = netip.IPv6Unspecified()
@@ -84,7 +85,7 @@ func (t *Table) lookup6(addr, src netip.Addr) int {
 		if len(sourced) == 0 && len(plain) == 0 {
 			continue
 		}
-		if !backtracking && len(sourced) == 0 && t.hasSourced(at) {
+		if !backtracking && bits > 0 && len(sourced) == 0 && t.hasSourced(at) {
 			continue
 		}
 		for _, leaf := range append(sourced, plain) {

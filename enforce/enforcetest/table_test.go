@@ -143,6 +143,7 @@ func TestLookup(t *testing.T) {
 		{"IPv6 metric before preference", []plan.Route{{Dst: dst6, Hop: via(9, none), Metric: 5}, {Dst: dst6, Hop: via(2, none), Metric: 6, Pref: plan.PrefHigh}}, a6, 0, none, "2001:db8:10::/48 dev 9 metric 5"},
 		{"IPv6 source prefix", []plan.Route{{Dst: dst6, Hop: via(9, none), Metric: 5}, {Dst: dst6, Src: from, Hop: via(2, none), Metric: 9999}}, a6, 0, from.Addr().Next(), "2001:db8:10::/48 from 2001:db8:9::/64 dev 2 metric 9999"},
 		{"IPv6 source prefix hides the others", []plan.Route{{Dst: wide6, Hop: via(3, none), Metric: 7}, {Dst: dst6, Hop: via(9, none), Metric: 5}, {Dst: dst6, Src: from, Hop: via(9, none), Metric: 5}}, a6, 0, none, "2001:db8::/32 dev 3 metric 7"},
+		{"IPv6 source prefix does not hide default routes", []plan.Route{{Dst: netip.MustParsePrefix("::/0"), Hop: via(9, none), Metric: 5}, {Dst: netip.MustParsePrefix("::/0"), Src: from, Hop: via(2, none), Metric: 5}}, a6, 0, none, "::/0 dev 9 metric 5"},
 		{"IPv6 dead source route, back to the plain one", []plan.Route{{Dst: dst6, Hop: via(9, none), Metric: 5}, {Dst: dst6, Src: from, Hop: via(2, none), Metric: 5, Dead: true}}, a6, 0, from.Addr().Next(), "2001:db8:10::/48 dev 9 metric 5"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -129,6 +129,7 @@ type path struct {
 	cover    *Entry // protected prefix that would take the server's packets, or nil
 	best     Route  // longest route outside every tunnel, standing or held
 	found    bool
+	trusted  bool // best was not put there by whoever adds conflicts
 	survives bool // a route that stays sends the server's packets outside
 }
 
@@ -216,14 +217,29 @@ func (m *maker) follow(r *Route, v Verdict) {
 		if !r.Dst.Contains(pa.server) || !m.carriesTransport(r) {
 			continue
 		}
-		if !pa.found || better(r, &pa.best) {
-			pa.best, pa.found = r.Clone(), true
+		if trusted := m.trusted(r, v); !pa.found || trusted && !pa.trusted || trusted == pa.trusted && better(r, &pa.best) {
+			pa.best, pa.found, pa.trusted = r.Clone(), true, trusted
 		}
 		stays := v.Reason == InExcluded || v.Decision == Report
 		if stays && pa.cover != nil && r.Dst.Bits() > pa.cover.Prefix.Bits() {
 			pa.survives = true
 		}
 	}
+}
+
+// couldStand reports whether a route's interface is in use for its family. A
+// held way that was left behind in another network must not be followed.
+func (m *maker) couldStand(r *Route) bool {
+	l := m.links[r.Hop.Link]
+	return l != nil && l.Up && slices.ContainsFunc(l.Addrs, func(a netip.Prefix) bool { return a.Addr().Is4() == r.Dst.Addr().Is4() })
+}
+
+// trusted reports whether the transport may follow a route if it has the
+// choice. A conflict that came while connected may be there to lead it astray,
+// and goes at once; it is followed where there is no other way, as after a
+// change of networks.
+func (m *maker) trusted(r *Route, v Verdict) bool {
+	return v.Decision != Conflict || m.in.Baseline || r.Connected() && m.hasAddress(r) || Superseded(m.in.Held, r, nil) != 0
 }
 
 func (m *maker) carriesTransport(r *Route) bool {
@@ -249,7 +265,9 @@ func (m *maker) readHeld() {
 		if _, gone := m.lost(h); gone {
 			continue
 		}
-		m.follow(&h.Route, Verdict{Decision: Conflict})
+		if m.couldStand(&h.Route) {
+			m.follow(&h.Route, Verdict{Decision: Conflict})
+		}
 		if v := Judge(m.p, &h.Route); v.Decision == Ours && v.Entry.fits(&h.Route) {
 			m.owed[h.Route.Dst] = h.Route
 		}
@@ -346,7 +364,7 @@ func (m *maker) lostCover(hop Hop) (best Route, ok bool) {
 		// A host route to the gateway counts although the pinhole spares it: it
 		// must call for the same pinhole after the pinhole stands as before.
 		r := &m.candidates[i].route
-		if r.Dst.IsSingleIP() || Judge(m.p, r).Decision == Conflict {
+		if v := Judge(m.p, r); (r.Dst.IsSingleIP() || v.Decision == Conflict) && m.trusted(r, v) {
 			try(r)
 		}
 	}

@@ -67,9 +67,9 @@ func (w *world) makeLinks() {
 		w.table.AddLink(plan.Link{Index: index, Name: linkName(index), Up: true, Addrs: addresses(addrs)})
 	}
 	add(1, "127.0.0.1/8 ::1/128")
-	add(eth0, "192.0.2.10/24")
+	add(eth0, "192.0.2.10/24 fe80::10/64")
 	add(eth1, "10.0.0.29/29 fd00::1d/125") // a LAN inside the universe
-	add(docker0, "172.17.0.1/16")
+	add(docker0, "172.17.0.1/16 fe80::11/64")
 	add(tun0, "10.8.0.2/24 fd08::2/64")
 	add(tun1, "10.9.0.2/24 fd09::2/64")
 	for id := range uint32(3) {

@@ -1,0 +1,14 @@
+//go:build !darwin
+
+package pfroute
+
+import (
+	"errors"
+	"testing"
+)
+
+func TestUnsupported(t *testing.T) {
+	if _, err := New(); !errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("New: %v, want %v", err, errors.ErrUnsupported)
+	}
+}
