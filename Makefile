@@ -48,12 +48,16 @@ cross:
 		GOOS=$${t%/*} GOARCH=$${t#*/} CGO_ENABLED=0 go vet ./...; \
 	done
 
-# All tests, those on the kernel too: a skip is a failure.
+# All tests, those on the kernel too: a skip is a failure. The witness's floods
+# are about packets per second, which the race detector would make few of; its
+# concurrent parts run under it by name.
 kernel: build
-	CULVERT_NO_SKIP=1 go test -race -timeout 20m ./...
+	CULVERT_NO_SKIP=1 go test -race -timeout 20m $$(go list ./... | grep -v '/loader$$')
+	CULVERT_NO_SKIP=1 go test -timeout 20m ./loader
+	CULVERT_NO_SKIP=1 go test -race -timeout 20m -run 'Samples|Guard|NewInterfaces|Tunnels|Layout|Oracle' ./loader
 
 generate:
-	[ ! -d loader ] || go generate ./loader
+	go generate ./loader
 
 # The committed objects are what the committed sources make.
 generated: generate

@@ -1,0 +1,425 @@
+/* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
+/* Shared by every program: what is decided by, counted and told. The loader's Go types are generated from here. */
+#ifndef CULVERT_H
+#define CULVERT_H
+
+#include "headers/bpf.h"
+#include "headers/kernel.h"
+#include "headers/net.h"
+
+/* ---- constants ---- */
+
+#define MAX_OWNERS 4	/* tunnels that may share a prefix */
+#define MAX_GATES 4	/* transports that may share a server address */
+#define MAX_COUNTERS 16384
+#define MAX_SENDERS 4096
+#define MAX_DEVICES 16384
+#define MAX_FRAGMENTS 1024
+#define RING_BYTES (1 << 18)
+#define SAMPLE_WINDOW 100000000ULL /* 100 ms */
+
+/* What the longest prefix says of a destination. */
+enum class {
+	CLASS_PROTECTED, /* must leave through its tunnel */
+	CLASS_EXCLUDED,  /* may leave anywhere */
+	CLASS_IGNORED,   /* none of our business */
+	CLASS_SERVER,    /* excluded for the tunnel's own transport, protected from all else */
+};
+
+enum action {
+	ACTION_COUNT,
+	ACTION_DROP,
+};
+
+/* Why a packet was counted. Those from REASON_EXEMPT on are no leaks and are never dropped. */
+enum reason {
+	REASON_NONE,
+	REASON_PROTECTED, /* a protected destination, outside its tunnel */
+	REASON_SERVER,	  /* the server's address, but not the tunnel's transport */
+	REASON_EARLY,	  /* a protected destination by a device that has no program (yet) */
+	REASON_OVERFLOW,  /* a leak that found the counters full */
+	REASON_EXEMPT = 16,
+	REASON_EXEMPT_ND = REASON_EXEMPT, /* neighbour discovery of the link, hop limit 255 */
+	REASON_EXEMPT_DHCP,		  /* DHCP or DHCPv6 of the link */
+	REASON_EXEMPT_BROADCAST,	  /* a subnet's broadcast address, by the kernel's own route */
+	REASON_EXEMPT_DEVICE,		  /* a device that the operator excluded */
+	REASON_EXEMPT_FRAGMENT,		  /* a later fragment to the server, its first one lost on the way to us */
+};
+
+/* How the sender is known. */
+enum origin {
+	ORIGIN_UNOWNED,	  /* made by the kernel, or the socket is gone */
+	ORIGIN_SOCKET,	  /* noted on the socket by a cgroup hook */
+	ORIGIN_SEED,	  /* noted on a socket older than the hooks: one holder of its file */
+	ORIGIN_TASK,	  /* the running task, which shares the socket's uid: likely */
+	ORIGIN_PACKET,	  /* the running task, sending by a packet socket */
+	ORIGIN_FORWARDED, /* not of this host: see ingress and source address */
+};
+
+enum device {
+	DEVICE_EXEMPT = 1,
+};
+
+/* ---- structs ---- */
+
+struct prefix4 {
+	__u32 bits;
+	__be32 addr;
+};
+
+struct prefix6 {
+	__u32 bits;
+	__be32 addr[4];
+};
+
+struct gate {
+	__u16 port; /* 0: any */
+	__u8 proto;
+	__u8 pad;
+};
+
+struct rule {
+	__u32 id;
+	__u8 class;
+	__u8 action;
+	__u8 owners;
+	__u8 gates;
+	__u32 owner[MAX_OWNERS]; /* tunnels, by ifindex */
+	struct gate gate[MAX_GATES];
+};
+
+struct counter_key {
+	__u32 ifindex;
+	__u32 prefix;
+	__u32 reason;
+};
+
+struct counter {
+	__u64 packets; /* as the wire sees them: segments, not buffers */
+	__u64 bytes;
+	__u64 dropped; /* packets among them */
+};
+
+struct sender_key {
+	__u32 ifindex;
+	__u32 prefix;
+	__u32 ingress;
+	__u32 bound; /* the socket's SO_BINDTODEVICE */
+	__u32 pid;
+	__u32 uid;
+	__u8 reason;
+	__u8 origin;
+	__u8 family;
+	__u8 pad;
+	__be32 source[4]; /* forwarded packets only */
+	char comm[16];
+};
+
+struct sender {
+	__u64 packets;
+	__u64 bytes;
+	__u64 dropped;
+	__u64 first; /* boot time, ns */
+	__u64 last;
+	__u64 cgroup;
+	__be32 to[4]; /* the latest destination, and how it was asked for */
+	__u32 mark;
+	__u16 port;
+	__u8 proto;
+	__u8 tos;
+};
+
+struct sample {
+	__u64 time; /* boot time, ns */
+	__u64 cookie;
+	__u64 cgroup;
+	__u32 ifindex;
+	__u32 ingress;
+	__u32 bound;
+	__u32 prefix;
+	__u32 pid;
+	__u32 uid;
+	__u32 mark;
+	__u32 bytes;
+	__u32 segments;
+	__u16 sport;
+	__u16 dport;
+	__be32 source[4];
+	__be32 dest[4];
+	char comm[16];
+	__u8 family;
+	__u8 proto;
+	__u8 tos;
+	__u8 reason;
+	__u8 origin;
+	__u8 dropped;
+	__u8 pad[2];
+};
+
+struct owner {
+	__u32 pid;
+	__u32 uid;
+	__u32 origin;
+	char comm[16];
+};
+
+struct fragment {
+	__be32 source[4];
+	__be32 dest[4];
+	__be32 id;
+	__u32 proto;
+};
+
+struct settings {
+	__u64 deadline; /* boot time in ns after which nothing is dropped; 0: none */
+};
+
+struct meter {
+	__u64 window; /* began at */
+	__u64 used;
+	__u64 suppressed; /* samples held back by the rate limit */
+	__u64 lost;	  /* samples that found the ring full */
+};
+
+/* Where the IP header of a packet is. */
+struct spot {
+	__u32 net; /* offset, behind a link header that we understand */
+	bool ether;
+	bool group; /* sent to many by the frame's address */
+};
+
+/* What the headers say of one packet. IPv4 addresses are in the first word. */
+struct packet {
+	struct spot at;
+	__u32 upper; /* offset of the upper-layer header, from the IP header */
+	__be32 source[4];
+	__be32 dest[4];
+	__be32 id; /* of the datagram that it is a fragment of */
+	__u16 sport;
+	__u16 dport;
+	__u8 family; /* 4, 6 */
+	__u8 proto;
+	__u8 tos;
+	__u8 hops;
+	__u16 frag; /* as in an IPv4 header: offset and IP_MF */
+};
+
+/* ---- maps ---- */
+
+struct trie4 {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(key_size, sizeof(struct prefix4));
+	__uint(value_size, sizeof(struct rule));
+};
+
+struct trie6 {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(key_size, sizeof(struct prefix6));
+	__uint(value_size, sizeof(struct rule));
+};
+
+/* A policy is built aside and takes effect by one store: a packet sees the old one or the new one, whole. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__array(values, struct trie4);
+} policies4 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__array(values, struct trie6);
+} policies6 SEC(".maps");
+
+/* Devices whose packets a tc program sees, or need not see. The early program minds the others. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_DEVICES);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, __u32);
+} devices SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(max_entries, MAX_COUNTERS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct counter_key);
+	__type(value, struct counter);
+} counters SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_SENDERS);
+	__type(key, struct sender_key);
+	__type(value, struct sender);
+} senders SEC(".maps");
+
+/* Written by the cgroup hooks and the seed; inherited by accepted sockets. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC | BPF_F_CLONE);
+	__type(key, int);
+	__type(value, struct owner);
+} owners SEC(".maps");
+
+/* First fragments to a server, and whether they were the tunnel's own: the later ones carry no ports. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_FRAGMENTS);
+	__type(key, struct fragment);
+	__type(value, __u8);
+} fragments SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, RING_BYTES);
+} samples SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct meter);
+} meters SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct settings);
+} settings SEC(".maps");
+
+/* Samples that one CPU may send in a window. Set before loading. */
+const volatile __u32 sample_burst = 64;
+
+/* ---- helpers ---- */
+
+/* rule4 and rule6 find the longest prefix of the policy in force that holds dest. */
+static __always_inline struct rule *rule4(const __be32 *dest)
+{
+	struct prefix4 key = {.bits = 32, .addr = *dest};
+	__u32 zero = 0;
+	void *trie = bpf_map_lookup_elem(&policies4, &zero);
+
+	return trie ? bpf_map_lookup_elem(trie, &key) : NULL;
+}
+
+static __always_inline struct rule *rule6(const __be32 *dest)
+{
+	struct prefix6 key = {.bits = 128, .addr = {dest[0], dest[1], dest[2], dest[3]}};
+	__u32 zero = 0;
+	void *trie = bpf_map_lookup_elem(&policies6, &zero);
+
+	return trie ? bpf_map_lookup_elem(trie, &key) : NULL;
+}
+
+static __always_inline bool owned(const struct rule *r, __u32 ifindex)
+{
+	for (int i = 0; i < MAX_OWNERS; i++)
+		if (i < r->owners && r->owner[i] == ifindex)
+			return true;
+	return false;
+}
+
+/* to_many is true of multicast and of the limited broadcast, which are never leaks. */
+static __always_inline bool to_many(const struct packet *p)
+{
+	if (p->family == 6)
+		return (p->dest[0] & htonl(0xff000000)) == htonl(0xff000000);
+	return (p->dest[0] & htonl(0xf0000000)) == htonl(0xe0000000) || p->dest[0] == 0xffffffff;
+}
+
+/* drops says whether r drops now: its action, while the deadline has not passed. */
+static __always_inline bool drops(const struct rule *r)
+{
+	__u32 zero = 0;
+	struct settings *s;
+
+	if (r->action != ACTION_DROP)
+		return false;
+	s = bpf_map_lookup_elem(&settings, &zero);
+	return !s || !s->deadline || bpf_ktime_get_boot_ns() < s->deadline;
+}
+
+/* counter_of makes the counter when it is missing, and falls back to one of the overflow's when there is no room. */
+static __always_inline struct counter *counter_of(struct counter_key *key)
+{
+	struct counter none = {};
+	struct counter *c = bpf_map_lookup_elem(&counters, key);
+
+	if (c)
+		return c;
+	bpf_map_update_elem(&counters, key, &none, BPF_NOEXIST);
+	c = bpf_map_lookup_elem(&counters, key);
+	if (c)
+		return c;
+	key->ifindex = 0;
+	key->prefix = 0;
+	key->reason = key->reason < REASON_EXEMPT ? REASON_OVERFLOW : REASON_EXEMPT;
+	return bpf_map_lookup_elem(&counters, key);
+}
+
+/* metered says whether one more sample is due; the first of a sender always is. */
+static __always_inline bool metered(__u64 now, bool first)
+{
+	__u32 zero = 0;
+	struct meter *m = bpf_map_lookup_elem(&meters, &zero);
+
+	if (!m)
+		return false;
+	if (now - m->window >= SAMPLE_WINDOW) {
+		m->window = now;
+		m->used = 0;
+	}
+	if (!first && m->used >= sample_burst) {
+		m->suppressed++;
+		return false;
+	}
+	m->used++;
+	return true;
+}
+
+static __always_inline void lost_sample(void)
+{
+	__u32 zero = 0;
+	struct meter *m = bpf_map_lookup_elem(&meters, &zero);
+
+	if (m)
+		m->lost++;
+}
+
+/* running fills in the process that runs now, by its leader's name, unless it is the kernel's own. */
+static __always_inline bool running(struct owner *o)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	struct task_struct *leader = NULL;
+	const struct cred *cred = NULL;
+	unsigned int flags = PF_KTHREAD;
+
+	peek(&flags, &task->flags);
+	peek(&o->pid, &task->tgid);
+	if (flags & PF_KTHREAD || !o->pid)
+		return false;
+	peek(&cred, &task->cred);
+	peek(&o->uid, &cred->uid.val);
+	peek(&leader, &task->group_leader);
+	peek(&o->comm, &leader->comm);
+	return true;
+}
+
+static __always_inline void copy_address(__be32 *to, const __be32 *from)
+{
+	to[0] = from[0];
+	to[1] = from[1];
+	to[2] = from[2];
+	to[3] = from[3];
+}
+
+#endif

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only)
+/*
+ * early: netfilter, after routing, on the whole network namespace (kernel 6.4 and later).
+ *
+ * Covers devices that came to be a moment ago and have no leak program yet, or cannot have one. A device that has one is
+ * let through at once, so nothing is counted twice. Packet sockets do not come by here.
+ */
+#include "culvert.h"
+
+/* ---- constants ---- */
+
+#define NF_DROP 0
+#define NF_ACCEPT 1
+#define NFPROTO_IPV4 2
+#define NFPROTO_IPV6 10
+
+char __license[] SEC("license") = "Dual BSD/GPL";
+
+/* ---- helpers ---- */
+
+static __always_inline struct rule *look4(const void *header, struct packet *p)
+{
+	struct iphdr ip;
+
+	if (peek(&ip, (const struct iphdr *)header))
+		return NULL;
+	p->family = 4;
+	p->source[0] = ip.saddr;
+	p->dest[0] = ip.daddr;
+	p->proto = ip.protocol;
+	p->tos = ip.tos;
+	p->upper = ip.ihl * 4;
+	return rule4(p->dest);
+}
+
+static __always_inline struct rule *look6(const void *header, struct packet *p)
+{
+	struct ipv6hdr ip;
+
+	if (peek(&ip, (const struct ipv6hdr *)header))
+		return NULL;
+	p->family = 6;
+	copy_address(p->source, ip.saddr);
+	copy_address(p->dest, ip.daddr);
+	p->proto = ip.nexthdr;
+	p->tos = ntohs(*(const __be16 *)&ip) >> 4;
+	p->hops = ip.hop_limit;
+	p->upper = sizeof(ip);
+	return rule6(p->dest);
+}
+
+/* of_link: neighbour discovery and DHCP, which a new device begins with. leak looks closer once it is there. */
+static __always_inline bool of_link(const void *header, const struct packet *p)
+{
+	const void *upper = header + p->upper;
+	struct ports ports = {};
+	__u8 type = 0;
+
+	if (p->family == 6 && p->proto == IPPROTO_ICMPV6 && p->hops == 255)
+		return !peek(&type, (const __u8 *)upper) && type >= ND_FIRST && type <= ND_LAST;
+	if (p->proto != IPPROTO_UDP || peek(&ports, (const struct ports *)upper))
+		return false;
+	if (p->family == 6)
+		return ports.source == htons(DHCPV6_CLIENT) && ports.dest == htons(DHCPV6_SERVER);
+	return ports.source == htons(DHCP_CLIENT) && ports.dest == htons(DHCP_SERVER);
+}
+
+/* count adds one packet. Softirqs may interrupt this program, hence the atomics. */
+static __always_inline void count(struct counter_key *key, __u32 bytes, bool dropped)
+{
+	struct counter *c = counter_of(key);
+
+	if (!c)
+		return;
+	__sync_fetch_and_add(&c->packets, 1);
+	__sync_fetch_and_add(&c->bytes, bytes);
+	__sync_fetch_and_add(&c->dropped, dropped);
+}
+
+static __always_inline void tell(const struct sk_buff *skb, const struct packet *p, const struct counter_key *key,
+				 bool dropped, __u64 now)
+{
+	struct sample *s = bpf_ringbuf_reserve(&samples, sizeof(*s), 0);
+
+	if (!s) {
+		lost_sample();
+		return;
+	}
+	__builtin_memset(s, 0, sizeof(*s));
+	s->time = now;
+	s->ifindex = key->ifindex;
+	s->ingress = skb->skb_iif;
+	s->prefix = key->prefix;
+	s->mark = skb->mark;
+	s->bytes = skb->len;
+	s->segments = 1;
+	copy_address(s->source, p->source);
+	copy_address(s->dest, p->dest);
+	s->family = p->family;
+	s->proto = p->proto;
+	s->tos = p->tos;
+	s->reason = REASON_EARLY;
+	s->origin = s->ingress ? ORIGIN_FORWARDED : ORIGIN_UNOWNED;
+	s->dropped = dropped;
+	bpf_ringbuf_submit(s, 0);
+}
+
+/* ---- programs ---- */
+
+SEC("netfilter")
+int early(struct bpf_nf_ctx *ctx)
+{
+	const struct sk_buff *skb = ctx->skb;
+	struct counter_key key = {.ifindex = ctx->state->out->ifindex};
+	const void *header = skb->head + skb->network_header;
+	struct packet p = {};
+	struct rule *r;
+	bool dropped;
+	__u64 now;
+
+	if (bpf_map_lookup_elem(&devices, &key.ifindex))
+		return NF_ACCEPT; /* leak sees it, or need not */
+	r = ctx->state->pf == NFPROTO_IPV6 ? look6(header, &p) : look4(header, &p);
+	if (!r || r->class != CLASS_PROTECTED || owned(r, key.ifindex) || to_many(&p) ||
+	    of_link(header, &p))
+		return NF_ACCEPT; /* where the policy lets it go */
+	key.prefix = r->id;
+	key.reason = REASON_EARLY;
+	dropped = drops(r);
+	count(&key, skb->len, dropped);
+	now = bpf_ktime_get_boot_ns();
+	if (metered(now, false))
+		tell(skb, &p, &key, dropped, now);
+	return dropped ? NF_DROP : NF_ACCEPT; /* a leak: stopped, or let go as asked */
+}

@@ -1,0 +1,622 @@
+// SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only)
+/*
+ * leak: tc egress, on every device but loopback and the tunnels.
+ *
+ * Looks up the destination of each packet that is about to leave. What the policy protects and what does not leave by
+ * its own tunnel is counted, told in a sample, and let go or dropped. All else goes on to the next program untouched.
+ */
+#include "culvert.h"
+
+/* ---- constants ---- */
+
+#define MAX_TAGS 4     /* VLAN tags in the packet itself */
+#define MAX_HEADERS 8  /* IPv6 extension headers */
+
+char __license[] SEC("license") = "Dual BSD/GPL";
+
+/* ---- structs ---- */
+
+/* Kept in the object for the loader's Go types; no program reads it. */
+struct shown {
+	enum class class;
+	enum action action;
+	enum reason reason;
+	enum origin origin;
+	enum device device;
+	struct prefix4 prefix4;
+	struct prefix6 prefix6;
+	struct rule rule;
+	struct sample sample;
+} *shown SEC(".shown") __attribute__((unused));
+
+struct sums {
+	__u64 packets;
+	__u64 bytes;
+	__u64 dropped;
+};
+
+/* ---- maps ---- */
+
+/* The packet at hand. One at a time on a CPU: egress runs with softirqs off. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct packet);
+} packets SEC(".maps");
+
+/* ---- helpers: headers ---- */
+
+/* load copies from off after the IP header, also where the packet is not linear. */
+static __always_inline bool load(struct __sk_buff *skb, const struct spot *at, __u32 off, void *to, __u32 len)
+{
+	if (at->ether)
+		return !bpf_skb_load_bytes(skb, at->net + off, to, len);
+	return !bpf_skb_load_bytes_relative(skb, off, to, len, BPF_HDR_START_NET);
+}
+
+/* A later fragment has no upper-layer header; a first one announces more. */
+static __always_inline bool later(const struct packet *p)
+{
+	return p->frag & IP_OFFSET;
+}
+
+static __always_inline bool first(const struct packet *p)
+{
+	return p->frag == IP_MF;
+}
+
+/* has_ports is true of the protocols that begin with a source and a destination port. */
+static __always_inline bool has_ports(__u8 proto)
+{
+	return proto == IPPROTO_TCP || proto == IPPROTO_UDP || proto == IPPROTO_SCTP || proto == IPPROTO_DCCP ||
+	       proto == IPPROTO_UDPLITE;
+}
+
+static __always_inline void parse_ports(struct __sk_buff *skb, struct packet *p)
+{
+	struct ports ports;
+
+	if (later(p) || !has_ports(p->proto) || !load(skb, &p->at, p->upper, &ports, sizeof(ports)))
+		return;
+	p->sport = ntohs(ports.source);
+	p->dport = ntohs(ports.dest);
+}
+
+static __always_inline void parse4(struct packet *p, const struct iphdr *ip)
+{
+	p->family = 4;
+	p->upper = ip->ihl * 4;
+	p->source[0] = ip->saddr;
+	p->dest[0] = ip->daddr;
+	p->id = ip->id;
+	p->proto = ip->protocol;
+	p->tos = ip->tos;
+	p->hops = ip->ttl;
+	p->frag = ntohs(ip->frag_off) & (IP_MF | IP_OFFSET);
+}
+
+static __always_inline void parse_fragment(struct packet *p, const struct ipv6ext *x)
+{
+	__u16 frag = ntohs(x->frag_off);
+
+	p->id = x->id;
+	p->frag = (frag & IP6_MF) << 13 | frag >> 3;
+}
+
+/* skip_header steps over one extension header and returns false at the upper-layer header. */
+static __always_inline bool skip_header(struct __sk_buff *skb, struct packet *p)
+{
+	struct ipv6ext x;
+
+	if (p->proto != IPPROTO_HOPOPTS && p->proto != IPPROTO_ROUTING && p->proto != IPPROTO_DSTOPTS &&
+	    p->proto != IPPROTO_FRAGMENT && p->proto != IPPROTO_AH && p->proto != IPPROTO_MH)
+		return false;
+	if (!load(skb, &p->at, p->upper, &x, sizeof(x)))
+		return false;
+	if (p->proto == IPPROTO_FRAGMENT)
+		parse_fragment(p, &x);
+	if (p->proto == IPPROTO_FRAGMENT)
+		p->upper += 8;
+	else if (p->proto == IPPROTO_AH)
+		p->upper += (x.len + 2) * 4;
+	else
+		p->upper += (x.len + 1) * 8;
+	p->proto = x.nexthdr;
+	return !later(p);
+}
+
+static __always_inline void parse6(struct __sk_buff *skb, struct packet *p, const struct ipv6hdr *ip)
+{
+	p->family = 6;
+	p->upper = sizeof(*ip);
+	copy_address(p->source, ip->saddr);
+	copy_address(p->dest, ip->daddr);
+	p->proto = ip->nexthdr;
+	p->tos = ntohs(*(const __be16 *)ip) >> 4;
+	p->hops = ip->hop_limit;
+	for (int i = 0; i < MAX_HEADERS; i++)
+		if (!skip_header(skb, p))
+			break;
+}
+
+/* ---- helpers: rules ---- */
+
+/* nd_of_link: RFC 4861 makes receivers discard these with any other hop limit, so they never come from afar. */
+static __always_inline bool nd_of_link(struct __sk_buff *skb, const struct packet *p)
+{
+	__u8 type;
+
+	return p->family == 6 && p->proto == IPPROTO_ICMPV6 && p->hops == 255 && !first(p) && !later(p) &&
+	       load(skb, &p->at, p->upper, &type, sizeof(type)) && type >= ND_FIRST && type <= ND_LAST;
+}
+
+/* dhcp_of_link: between the two well-known ports, and for IPv4 with the cookie that every DHCP message carries. */
+static __always_inline bool dhcp_of_link(struct __sk_buff *skb, const struct packet *p)
+{
+	__be32 cookie;
+
+	if (p->proto != IPPROTO_UDP || first(p) || later(p))
+		return false;
+	if (p->family == 6)
+		return (p->sport == DHCPV6_CLIENT && p->dport == DHCPV6_SERVER) ||
+		       (p->sport == DHCPV6_SERVER && p->dport == DHCPV6_CLIENT);
+	if (!(p->sport == DHCP_CLIENT && p->dport == DHCP_SERVER) &&
+	    !(p->sport == DHCP_SERVER && (p->dport == DHCP_CLIENT || p->dport == DHCP_SERVER)))
+		return false;
+	return load(skb, &p->at, p->upper + DHCP_COOKIE_AT, &cookie, sizeof(cookie)) && cookie == htonl(DHCP_COOKIE);
+}
+
+/* subnet_broadcast: a group frame counts as one only when the kernel routed it as such; a forger has no such route. */
+static __always_inline bool subnet_broadcast(struct __sk_buff *skb, const struct packet *p)
+{
+	const struct sk_buff *k = (void *)skb;
+	unsigned long dst = 0;
+	__u16 type = 0;
+
+	if (!p->at.group || p->family != 4 || peek(&dst, &k->_skb_refdst))
+		return false;
+	return !peek(&type, &((struct rtable *)(dst & ~1UL))->rt_type) && type == RTN_BROADCAST;
+}
+
+static __always_inline bool device_exempt(__u32 ifindex)
+{
+	__u32 *flags = bpf_map_lookup_elem(&devices, &ifindex);
+
+	return flags && (*flags & DEVICE_EXEMPT);
+}
+
+/* protected_reason tells a leak from what belongs to the link. */
+static __always_inline enum reason protected_reason(struct __sk_buff *skb, const struct packet *p)
+{
+	if (to_many(p))
+		return REASON_NONE;
+	if (device_exempt(skb->ifindex))
+		return REASON_EXEMPT_DEVICE;
+	if (nd_of_link(skb, p))
+		return REASON_EXEMPT_ND;
+	if (dhcp_of_link(skb, p))
+		return REASON_EXEMPT_DHCP;
+	if (subnet_broadcast(skb, p))
+		return REASON_EXEMPT_BROADCAST;
+	return REASON_PROTECTED;
+}
+
+/* gate_of says whether the tunnel's transport goes by p's protocol, and its port if there is one to see. */
+static __always_inline bool gate_of(const struct rule *r, const struct packet *p, bool portless)
+{
+	for (int i = 0; i < MAX_GATES; i++)
+		if (i < r->gates && r->gate[i].proto == p->proto &&
+		    (portless || !r->gate[i].port || r->gate[i].port == p->dport))
+			return true;
+	return false;
+}
+
+static __always_inline struct fragment fragment_of(const struct packet *p)
+{
+	struct fragment f = {.id = p->id, .proto = p->proto};
+
+	copy_address(f.source, p->source);
+	copy_address(f.dest, p->dest);
+	return f;
+}
+
+/* later_reason: a later fragment is what its first one was. If that never came by here (the queue of a neighbour that is
+ * being resolved drops its oldest), the datagram is dead: no leak to report, but not let go either where leaks are not. */
+static __always_inline enum reason later_reason(const struct rule *r, const struct packet *p)
+{
+	struct fragment f = fragment_of(p);
+	__u8 *ours = bpf_map_lookup_elem(&fragments, &f);
+
+	if (ours)
+		return *ours ? REASON_NONE : REASON_SERVER;
+	return gate_of(r, p, true) && !drops(r) ? REASON_EXEMPT_FRAGMENT : REASON_SERVER;
+}
+
+static __always_inline enum reason server_reason(struct __sk_buff *skb, const struct rule *r, const struct packet *p)
+{
+	struct fragment f;
+	__u8 ours;
+
+	if (later(p))
+		return later_reason(r, p);
+	ours = gate_of(r, p, false);
+	if (first(p)) {
+		f = fragment_of(p);
+		bpf_map_update_elem(&fragments, &f, &ours, BPF_ANY);
+	}
+	if (ours)
+		return REASON_NONE;
+	return nd_of_link(skb, p) ? REASON_EXEMPT_ND : REASON_SERVER;
+}
+
+/* ---- helpers: counting ---- */
+
+/* segments of a packet whose sender did not say how many: what is left of it after one set of headers, cut up. */
+static __always_inline __u32 cut(struct __sk_buff *skb, const struct packet *p)
+{
+	__u32 head = p->at.net + p->upper + 8;
+	__u8 offset;
+
+	if (p->proto == IPPROTO_TCP && load(skb, &p->at, p->upper + 12, &offset, sizeof(offset)))
+		head += (offset >> 4) * 4 - 8;
+	if (skb->len <= head)
+		return 1;
+	return (skb->len - head + skb->gso_size - 1) / skb->gso_size;
+}
+
+/* measure sums what the wire will see: each segment has the headers, and an accelerated tag is not in the packet yet. The
+ * kernel worked out the headers of segments, those within a tunnel too, in wire_len, before any tc program ran. */
+static __always_inline void measure(struct __sk_buff *skb, const struct packet *p, struct sums *s)
+{
+	s->packets = 1;
+	s->bytes = *(volatile __u32 *)&skb->len; /* else clang reads one of the two by a pointer, which is not allowed */
+	if (skb->gso_size) {
+		s->packets = skb->gso_segs ?: cut(skb, p);
+		s->bytes = *(volatile __u32 *)&skb->wire_len;
+	}
+	if (skb->vlan_present)
+		s->bytes += s->packets * sizeof(struct vlanhdr);
+}
+
+static __always_inline void count(struct counter_key *key, const struct sums *s)
+{
+	struct counter *c = counter_of(key);
+
+	if (!c)
+		return;
+	c->packets += s->packets;
+	c->bytes += s->bytes;
+	c->dropped += s->dropped;
+}
+
+/* ---- helpers: who ---- */
+
+static __always_inline void by_owner(struct sender_key *who, const struct owner *o)
+{
+	who->origin = o->origin;
+	who->pid = o->pid;
+	who->uid = o->uid;
+	__builtin_memcpy(who->comm, o->comm, sizeof(who->comm));
+}
+
+/* of_user tells a socket that a process holds from the kernel's own and from those already closed. */
+static __always_inline bool of_user(struct __sk_buff *skb)
+{
+	const struct sk_buff *k = (void *)skb;
+	struct socket *socket = NULL;
+	struct file *file = NULL;
+	struct sock *sk = NULL;
+
+	peek(&sk, &k->sk);
+	peek(&socket, &sk->sk_socket);
+	if (!socket)
+		return false;
+	peek(&file, &socket->file);
+	return file != NULL;
+}
+
+/* by_guess: no hook saw this socket. The running task is its sender only if it could be. */
+static __always_inline void by_guess(struct __sk_buff *skb, struct sender_key *who)
+{
+	struct owner o = {.origin = ORIGIN_TASK};
+
+	who->uid = bpf_get_socket_uid(skb);
+	if (of_user(skb) && running(&o) && o.uid == who->uid)
+		by_owner(who, &o);
+}
+
+/* by_packet_socket: these send in the sender's own system call. */
+static __always_inline void by_packet_socket(struct sender_key *who)
+{
+	struct owner o = {.origin = ORIGIN_PACKET};
+
+	if (running(&o))
+		by_owner(who, &o);
+}
+
+/* owner_of finds the note on the socket, on the listener that it answers for, or on the MPTCP socket that it is part of. */
+static __always_inline struct owner *owner_of(struct bpf_sock *sk)
+{
+	struct owner *o = bpf_sk_storage_get(&owners, sk, NULL, 0);
+	struct bpf_sock *listener;
+	struct mptcp_sock *whole;
+
+	if (o)
+		return o;
+	listener = bpf_get_listener_sock(sk);
+	if (listener)
+		return bpf_sk_storage_get(&owners, listener, NULL, 0);
+	if (!has(BPF_FUNC_skc_to_mptcp_sock))
+		return NULL;
+	whole = bpf_skc_to_mptcp_sock(sk);
+	return whole ? bpf_sk_storage_get(&owners, whole, NULL, 0) : NULL;
+}
+
+/* attribute fills in who sent the packet. A forwarded one may still carry the socket of another namespace. */
+static __always_inline void attribute(struct __sk_buff *skb, const struct packet *p, struct sender_key *who)
+{
+	struct bpf_sock *sk = skb->sk;
+	struct owner *o;
+
+	if (skb->ingress_ifindex) {
+		who->origin = ORIGIN_FORWARDED;
+		who->ingress = skb->ingress_ifindex;
+		copy_address(who->source, p->source);
+		return;
+	}
+	if (!sk)
+		return;
+	who->bound = sk->bound_dev_if;
+	if (sk->family == AF_PACKET) {
+		by_packet_socket(who);
+		return;
+	}
+	o = owner_of(sk);
+	if (o)
+		by_owner(who, o);
+	else
+		by_guess(skb, who);
+}
+
+/* sender_of returns the sums of who, and whether they are new. */
+static __always_inline struct sender *sender_of(const struct sender_key *who, __u64 now, bool *fresh)
+{
+	struct sender none = {.first = now};
+	struct sender *s = bpf_map_lookup_elem(&senders, who);
+
+	if (s)
+		return s;
+	*fresh = true;
+	bpf_map_update_elem(&senders, who, &none, BPF_NOEXIST);
+	return bpf_map_lookup_elem(&senders, who);
+}
+
+/* charge adds the packet to its sender's sums. They are shared by the CPUs, hence the atomics. */
+static __always_inline bool charge(struct __sk_buff *skb, const struct packet *p, const struct sender_key *who,
+				   const struct sums *sums, __u64 now)
+{
+	bool fresh = false;
+	struct sender *s = sender_of(who, now, &fresh);
+
+	if (!s)
+		return fresh;
+	__sync_fetch_and_add(&s->packets, sums->packets);
+	__sync_fetch_and_add(&s->bytes, sums->bytes);
+	__sync_fetch_and_add(&s->dropped, sums->dropped);
+	s->last = now;
+	copy_address(s->to, p->dest);
+	s->mark = skb->mark;
+	s->port = p->dport;
+	s->proto = p->proto;
+	s->tos = p->tos;
+	if (fresh)
+		s->cgroup = bpf_skb_cgroup_id(skb);
+	return fresh;
+}
+
+static __always_inline void tell(struct __sk_buff *skb, const struct packet *p, const struct sender_key *who,
+				 const struct sums *sums, __u64 now)
+{
+	struct sample *s = bpf_ringbuf_reserve(&samples, sizeof(*s), 0);
+
+	if (!s) {
+		lost_sample();
+		return;
+	}
+	s->time = now;
+	s->cookie = bpf_get_socket_cookie(skb);
+	s->cgroup = bpf_skb_cgroup_id(skb);
+	s->ifindex = who->ifindex;
+	s->ingress = who->ingress;
+	s->bound = who->bound;
+	s->prefix = who->prefix;
+	s->pid = who->pid;
+	s->uid = who->uid;
+	s->mark = skb->mark;
+	s->bytes = sums->bytes;
+	s->segments = sums->packets;
+	s->sport = p->sport;
+	s->dport = p->dport;
+	copy_address(s->source, p->source);
+	copy_address(s->dest, p->dest);
+	__builtin_memcpy(s->comm, who->comm, sizeof(s->comm));
+	s->family = p->family;
+	s->proto = p->proto;
+	s->tos = p->tos;
+	s->reason = who->reason;
+	s->origin = who->origin;
+	s->dropped = sums->dropped != 0;
+	s->pad[0] = s->pad[1] = 0;
+	bpf_ringbuf_submit(s, 0);
+}
+
+/* ---- helpers: verdict ---- */
+
+/* record writes down a packet that the policy has something to say about, and returns its verdict. */
+static __always_inline int record(struct __sk_buff *skb, const struct packet *p, const struct rule *r, enum reason why)
+{
+	struct counter_key key = {.ifindex = skb->ifindex, .prefix = r->id, .reason = why};
+	struct sender_key who = {.ifindex = skb->ifindex, .prefix = r->id, .reason = why, .family = p->family};
+	struct sums sums = {};
+	__u64 now;
+
+	measure(skb, p, &sums);
+	if (why < REASON_EXEMPT && drops(r))
+		sums.dropped = sums.packets;
+	count(&key, &sums);
+	if (why >= REASON_EXEMPT)
+		return TC_NEXT; /* by rule no leak: seen, counted, never dropped */
+	now = bpf_ktime_get_boot_ns();
+	attribute(skb, p, &who);
+	if (metered(now, charge(skb, p, &who, &sums, now)))
+		tell(skb, p, &who, &sums, now);
+	return sums.dropped ? TC_SHOT : TC_NEXT; /* a leak: stopped, or let go as asked */
+}
+
+/* judge decides by the rule of the longest prefix. */
+static __always_inline int judge(struct __sk_buff *skb, struct packet *p, const struct rule *r)
+{
+	enum reason why;
+
+	parse_ports(skb, p);
+	why = r->class == CLASS_SERVER ? server_reason(skb, r, p) : protected_reason(skb, p);
+	if (why == REASON_NONE)
+		return TC_NEXT; /* the tunnel's own transport, or sent to many */
+	return record(skb, p, r, why);
+}
+
+/* passes is true where no header past the destination matters: not our affair, or in its own tunnel. */
+static __always_inline bool passes(struct __sk_buff *skb, const struct rule *r)
+{
+	if (!r || r->class == CLASS_EXCLUDED || r->class == CLASS_IGNORED)
+		return true;
+	return owned(r, skb->ifindex);
+}
+
+/* packet_of begins a packet that needs a closer look. It is not on the stack: what the verifier reads from a map it takes
+ * as unknown, and so need not follow every way that led here. */
+static __always_inline struct packet *packet_of(const struct spot *at)
+{
+	__u32 zero = 0;
+	struct packet *p = bpf_map_lookup_elem(&packets, &zero);
+
+	if (!p)
+		return NULL;
+	__builtin_memset(p, 0, sizeof(*p));
+	p->at = *at;
+	return p;
+}
+
+/* load4 and load6 copy the IP header, straight from memory in the ordinary case. */
+static __always_inline bool load4(struct __sk_buff *skb, const struct spot *at, struct iphdr *ip)
+{
+	struct iphdr *direct = (void *)(long)skb->data + sizeof(struct ethhdr);
+
+	if (!at->ether || at->net != sizeof(struct ethhdr) || (void *)(direct + 1) > (void *)(long)skb->data_end)
+		return load(skb, at, 0, ip, sizeof(*ip));
+	*ip = *direct;
+	return true;
+}
+
+static __always_inline bool load6(struct __sk_buff *skb, const struct spot *at, struct ipv6hdr *ip)
+{
+	struct ipv6hdr *direct = (void *)(long)skb->data + sizeof(struct ethhdr);
+
+	if (!at->ether || at->net != sizeof(struct ethhdr) || (void *)(direct + 1) > (void *)(long)skb->data_end)
+		return load(skb, at, 0, ip, sizeof(*ip));
+	*ip = *direct;
+	return true;
+}
+
+static __always_inline int witness4(struct __sk_buff *skb, const struct spot *at)
+{
+	struct packet *p;
+	struct iphdr ip;
+	struct rule *r;
+
+	if (!load4(skb, at, &ip))
+		return TC_NEXT; /* too short to be IP */
+	r = rule4(&ip.daddr);
+	if (passes(skb, r))
+		return TC_NEXT; /* where the policy lets it go */
+	p = packet_of(at);
+	if (!p)
+		return TC_NEXT; /* never */
+	parse4(p, &ip);
+	return judge(skb, p, r);
+}
+
+static __always_inline int witness6(struct __sk_buff *skb, const struct spot *at)
+{
+	struct packet *p;
+	struct ipv6hdr ip;
+	struct rule *r;
+
+	if (!load6(skb, at, &ip))
+		return TC_NEXT; /* too short to be IP */
+	r = rule6(ip.daddr);
+	if (passes(skb, r))
+		return TC_NEXT; /* where the policy lets it go */
+	p = packet_of(at);
+	if (!p)
+		return TC_NEXT; /* never */
+	parse6(skb, p, &ip);
+	return judge(skb, p, r);
+}
+
+static __always_inline bool is_tag(__be16 proto)
+{
+	return proto == htons(ETH_P_8021Q) || proto == htons(ETH_P_8021AD);
+}
+
+/* strip moves past VLAN tags that are in the packet itself and returns the type of what they hold. */
+static __always_inline __be16 strip(struct __sk_buff *skb, struct spot *at, __be16 proto)
+{
+	struct vlanhdr tag;
+
+	for (int i = 0; i < MAX_TAGS && is_tag(proto); i++) {
+		if (!load(skb, at, 0, &tag, sizeof(tag)))
+			return 0;
+		at->net += sizeof(tag);
+		proto = tag.proto;
+	}
+	return proto;
+}
+
+/* ---- programs ---- */
+
+/* Devices whose packets begin with an Ethernet header. What the frame says goes, not what the sender said of it. */
+SEC("tc")
+int leak_ether(struct __sk_buff *skb)
+{
+	struct ethhdr *eth = (void *)(long)skb->data;
+	struct spot at = {.ether = true, .net = sizeof(*eth)};
+	__be16 proto;
+
+	if ((void *)(eth + 1) > (void *)(long)skb->data_end)
+		return TC_NEXT; /* not even a frame */
+	at.group = eth->h_dest[0] & 1;
+	proto = strip(skb, &at, eth->h_proto);
+	if (proto == htons(ETH_P_IP))
+		return witness4(skb, &at);
+	if (proto == htons(ETH_P_IPV6))
+		return witness6(skb, &at);
+	return TC_NEXT; /* ARP and all else that is not IP */
+}
+
+/* All other devices: the kernel knows where the IP header is, and its first bits say which IP. */
+SEC("tc")
+int leak_bare(struct __sk_buff *skb)
+{
+	struct spot at = {};
+	__u8 version;
+
+	if (!load(skb, &at, 0, &version, sizeof(version)))
+		return TC_NEXT; /* empty */
+	if (version >> 4 == 4)
+		return witness4(skb, &at);
+	if (version >> 4 == 6)
+		return witness6(skb, &at);
+	return TC_NEXT; /* not IP */
+}

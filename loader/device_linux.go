@@ -1,0 +1,266 @@
+package loader
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// device is an interface and its hook.
+type device struct {
+	index    int
+	name     string
+	kind     string
+	ether    bool
+	loopback bool
+	master   int // of which it is a port
+	lower    int // on which it sits, in this namespace
+	exempt   bool
+	hook     hook // nil when there is none
+	err      error
+	gap      time.Duration
+}
+
+// stacked are the kinds whose frames leave once more by the device that they sit on.
+var stacked = []string{"vlan", "macvlan", "macvtap", "ipvlan", "ipvtap", "dsa"}
+
+func newDevice(l netlink.Link) *device {
+	a := l.Attrs()
+	d := &device{
+		index: a.Index, name: a.Name, kind: l.Type(), master: a.MasterIndex,
+		ether: a.EncapType == "ether", loopback: a.Flags&net.FlagLoopback != 0,
+	}
+	if slices.Contains(stacked, d.kind) && a.NetNsID < 0 {
+		d.lower = a.ParentIndex
+	}
+	return d
+}
+
+// subscribe begins to hear of links. What happened before is for recheck to find.
+func (w *Witness) subscribe() error {
+	events := make(chan netlink.LinkUpdate, 64)
+	w.unwatch = make(chan struct{})
+	err := netlink.LinkSubscribeWithOptions(events, w.unwatch, netlink.LinkSubscribeOptions{
+		ErrorCallback:     func(err error) { w.log.Debug("link watch", "err", err) },
+		ReceiveBufferSize: 1 << 20, ReceiveBufferForceSize: capable(unix.CAP_NET_ADMIN),
+	})
+	if err != nil {
+		close(w.unwatch)
+		w.unwatch = nil
+		return fmt.Errorf("watch links: %w", err)
+	}
+	w.events = events
+	return nil
+}
+
+// heard handles one notification. When the watch ended, events were lost: begin another, then look at everything.
+func (w *Witness) heard(u netlink.LinkUpdate, ok bool) {
+	if !ok {
+		close(w.unwatch)
+		w.unwatch, w.events = nil, nil
+		w.logged("watch links again", w.subscribe())
+		w.logged("check interfaces", w.recheck())
+		return
+	}
+	if u.IfInfomsg.Family != unix.AF_UNSPEC {
+		return // a bridge speaking of its port, not of a link
+	}
+	if u.Header.Type == unix.RTM_DELLINK {
+		w.vanish(u.Attrs().Index)
+		return
+	}
+	w.appear(newDevice(u.Link), time.Now())
+}
+
+// recheck compares what is attached with what should be. It is the truth that events only hint at.
+func (w *Witness) recheck() error {
+	if w.events == nil {
+		w.logged("watch links again", w.subscribe())
+	}
+	links, err := w.links()
+	if err != nil {
+		return err
+	}
+	now, there := time.Now(), map[int]bool{}
+	for _, l := range links {
+		there[l.Attrs().Index] = true
+		w.appear(newDevice(l), now)
+	}
+	for index, d := range w.devices {
+		if !there[index] {
+			w.vanish(index)
+		} else if d.hook != nil && !d.hook.alive() {
+			w.log.Warn("program was taken off", "interface", d.name)
+			w.logged("detach", d.hook.detach())
+			d.hook = nil
+			w.cover(d, now)
+		}
+	}
+	return nil
+}
+
+// links lists all interfaces, again when they changed meanwhile.
+func (w *Witness) links() ([]netlink.Link, error) {
+	var links []netlink.Link
+	var err error
+	for range 5 {
+		if links, err = w.handle.LinkList(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list interfaces: %w", err)
+	}
+	return links, nil
+}
+
+// appear takes note of an interface, new or changed, and attaches to it at once if it should be watched.
+func (w *Witness) appear(d *device, heard time.Time) {
+	if have, ok := w.devices[d.index]; ok {
+		have.name, have.master, have.lower = d.name, d.master, d.lower
+		d = have
+	} else {
+		d.exempt = slices.Contains(w.cfg.Exempt, d.index)
+		w.devices[d.index] = d
+	}
+	if d.hook == nil {
+		w.cover(d, heard)
+	}
+}
+
+// vanish forgets an interface; the kernel has taken its program off already.
+func (w *Witness) vanish(index int) {
+	d, ok := w.devices[index]
+	if !ok {
+		return
+	}
+	delete(w.devices, index)
+	if d.hook != nil {
+		w.logged("forget "+d.name, d.hook.forget())
+	}
+	if err := w.objs.Devices.Delete(uint32(index)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		w.log.Warn("forget device", "interface", d.name, "err", err)
+	}
+}
+
+// cover attaches to d if it should be watched, and only then tells the early hook that it need not mind d.
+func (w *Witness) cover(d *device, heard time.Time) {
+	if w.watched(d) {
+		d.hook, d.err = w.attach(d)
+		if d.err != nil {
+			w.log.Warn("attach", "interface", d.name, "err", d.err)
+		} else if w.opened {
+			d.gap = time.Since(heard)
+		}
+	}
+	w.logged("know "+d.name, w.know(d))
+}
+
+// watched says whether d needs a program.
+func (w *Witness) watched(d *device) bool { return !d.loopback && !sole(w.cfg.Tunnels, d.index) }
+
+// sole is true of the only tunnel: nothing that belongs elsewhere can be lost in it but what the table decides.
+func sole(tunnels []int, index int) bool {
+	return len(tunnels) > 0 && !slices.ContainsFunc(tunnels, func(t int) bool { return t != index })
+}
+
+// know writes what the programs should know of d: nothing at all while it is uncovered.
+func (w *Witness) know(d *device) error {
+	if d.hook == nil && w.watched(d) {
+		return nil
+	}
+	var flags uint32
+	if d.exempt {
+		flags = uint32(leakDeviceDEVICE_EXEMPT)
+	}
+	how := ebpf.UpdateAny
+	if !w.configured {
+		how = ebpf.UpdateNoExist // what a guard knows holds until the first Set
+	}
+	err := w.objs.Devices.Update(uint32(d.index), flags, how)
+	if err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
+		return fmt.Errorf("note device %s: %w", d.name, err)
+	}
+	return nil
+}
+
+// unknow forgets devices that went while no process looked, lest one that gets the same index is taken for them.
+func (w *Witness) unknow() error {
+	var gone []uint32
+	var index, flags uint32
+	it := w.objs.Devices.Iterate()
+	for it.Next(&index, &flags) {
+		if w.devices[int(index)] == nil {
+			gone = append(gone, index)
+		}
+	}
+	errs := []error{it.Err()}
+	for _, index := range gone {
+		errs = append(errs, w.objs.Devices.Delete(index))
+	}
+	return errors.Join(errs...)
+}
+
+// widen covers, before a policy is swapped, what the new one wants watched and the old one did not.
+func (w *Witness) widen() {
+	for _, d := range w.devices {
+		if d.hook == nil && w.watched(d) {
+			w.cover(d, time.Now())
+		}
+	}
+}
+
+// narrow lets go, after a policy was swapped, of what no longer needs a program.
+func (w *Witness) narrow() error {
+	var errs []error
+	for _, d := range w.devices {
+		if d.hook != nil && !w.watched(d) {
+			errs = append(errs, d.hook.detach())
+			d.hook = nil
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (w *Witness) interfaces() []Interface {
+	list := make([]Interface, 0, len(w.devices))
+	for _, d := range w.devices {
+		list = append(list, Interface{
+			Index: d.index, Name: d.name, Mode: w.mode(d), Upper: w.upper(d), Err: d.err, Gap: d.gap,
+		})
+	}
+	slices.SortFunc(list, func(a, b Interface) int { return cmp.Compare(a.Index, b.Index) })
+	return list
+}
+
+func (w *Witness) mode(d *device) Mode {
+	switch {
+	case d.hook != nil:
+		return d.hook.mode()
+	case d.loopback:
+		return ModeLoopback
+	case !w.watched(d):
+		return ModeTunnel
+	}
+	return ModeNone
+}
+
+// upper is true of a device whose packets leave again by another one of this namespace.
+func (w *Witness) upper(d *device) bool {
+	if _, ok := w.devices[d.lower]; ok {
+		return true
+	}
+	for _, port := range w.devices {
+		if port.master == d.index {
+			return true
+		}
+	}
+	return false
+}

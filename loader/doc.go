@@ -1,0 +1,48 @@
+// Package loader is the witness of culvert: it attaches an eBPF program to the egress of every network interface of one
+// network namespace, counts every packet that leaves for a protected prefix otherwise than by its own tunnel, names who
+// sent it, and drops it where it is told to. It knows interfaces, prefixes and counters, and nothing of routes.
+//
+// # What is seen
+//
+// Whatever passes the tc egress hook: all that sockets send (raw and packet sockets and SO_BINDTODEVICE included), what
+// is forwarded or bridged, and what the kernel makes itself. Packets are counted as the wire will see them: a GSO buffer
+// as its segments, each with its headers, a VLAN tag with its four bytes. The hook is TCX where the kernel has it (6.6)
+// and a clsact filter where not; programs of others are never replaced. Ours comes first, so that none of theirs can
+// hide a packet from it, and hands on what it does not drop.
+//
+// # What is not
+//
+// Packet sockets with PACKET_QDISC_BYPASS, AF_XDP and pktgen hand frames to the driver below the hook; each needs
+// CAP_NET_RAW. So does a program that a later comer puts before ours to redirect packets. Frames that are not IP after
+// at most four VLAN tags are let be, and so is what an excluded destination hands on elsewhere (source routing).
+//
+// A clsact filter takes the first free priority; a filter of another that stands before it and ends the chain hides
+// packets from it, which TCX does not allow to happen.
+//
+// # New interfaces
+//
+// An interface is heard of when it is made, still down, and has its program some hundreds of microseconds later
+// ([Interface].Gap): mostly before it can send. For what is quicker, and for interfaces that take no program, a netfilter
+// hook after routing covers the whole namespace on kernels from 6.4 on ([LeakEarly]); it counts buffers rather than
+// segments, without link headers, and does not see packet sockets. On older kernels that gap is open, and
+// [Status].Early says so.
+//
+// # Senders
+//
+// Hooks on the root cgroup, which are the whole machine's and pass over other namespaces, note on each socket the process
+// that made, bound, connected or last sent by it; accepted sockets and MPTCP subflows inherit it. Sockets older than the
+// hooks are found by a walk over open files (5.11). What is left is guessed, and [Origin] tells which it is.
+//
+// # Changes without a gap
+//
+// A policy is built aside, as a pair of tries, and put in force by one store per family: each packet is judged by the
+// old one or the new one, whole. Programs are exchanged by the kernel's own link update (or filter replace), which swaps
+// one pointer. A tunnel's interface loses its program only after the policy that owns it is in force, and gets it back
+// before one that does not.
+//
+// # Guard
+//
+// A guarded witness pins its links and maps in a directory (mode 0700) of a BPF file system, one for each network
+// namespace. They hold when the process is killed, and the next [Open] takes them over with their counters. They live
+// in memory: a reboot ends every guard. [Config].Until ends one earlier, judged by the program itself.
+package loader

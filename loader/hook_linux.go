@@ -1,0 +1,237 @@
+package loader
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// hook is our program on one interface.
+type hook interface {
+	mode() Mode
+	alive() bool                // still on its interface
+	update(*ebpf.Program) error // swaps the program; no packet passes between
+	pin(path string) error      // outlives the process from now on
+	unpin() error
+	detach() error  // takes it off
+	release() error // leaves it to its pin
+	forget() error  // its interface is gone
+}
+
+// attach puts the program on d in the first mode that works, or takes over what a guard left there.
+func (w *Witness) attach(d *device) (hook, error) {
+	h, err := w.adopt(d)
+	if h == nil && err == nil {
+		h, err = w.attachNew(d)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if w.status.Guarded != "" {
+		if err := h.pin(w.pins.link(d.index)); err != nil {
+			return nil, errors.Join(err, h.detach())
+		}
+	}
+	return h, nil
+}
+
+func (w *Witness) attachNew(d *device) (hook, error) {
+	var errs []error
+	for _, m := range w.opts.modes {
+		h, err := attachers[m](d.index, w.program(d))
+		if err == nil {
+			return h, nil
+		}
+		errs = append(errs, fmt.Errorf("%s: %w", m, err))
+	}
+	return nil, fmt.Errorf("attach to %s: %w", d.name, errors.Join(errs...))
+}
+
+var attachers = map[Mode]func(int, *ebpf.Program) (hook, error){ModeTCX: attachTCX, ModeClsact: attachClsact}
+
+// adopt takes over a pinned link of d, or a filter. Their program is swapped for ours, at once when our maps are theirs.
+func (w *Witness) adopt(d *device) (hook, error) {
+	if !w.status.Adopted {
+		return nil, nil
+	}
+	h := pinnedTCX(w.pins.link(d.index), d.index)
+	if h == nil {
+		h = foundClsact(d.index)
+	}
+	if h == nil || w.old {
+		return h, nil
+	}
+	if err := h.update(w.program(d)); err != nil {
+		return nil, fmt.Errorf("update program on %s: %w", d.name, err)
+	}
+	return h, nil
+}
+
+func (w *Witness) program(d *device) *ebpf.Program {
+	if d.ether {
+		return w.objs.LeakEther
+	}
+	return w.objs.LeakBare
+}
+
+// tcx is a hook by link. The reference keeps it attached: the garbage collector would close it.
+type tcx struct{ link link.Link }
+
+// attachTCX goes before all others, so that none of them can end the chain before us.
+func attachTCX(ifindex int, prog *ebpf.Program) (hook, error) {
+	l, err := link.AttachTCX(link.TCXOptions{
+		Interface: ifindex, Program: prog, Attach: ebpf.AttachTCXEgress, Anchor: link.Head(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return tcx{l}, nil
+}
+
+// pinnedTCX returns nil when there is no pin, or when it is of a device that is gone, whose index was given again.
+func pinnedTCX(path string, ifindex int) hook {
+	l, err := link.LoadPinnedLink(path, nil)
+	if err != nil {
+		return nil
+	}
+	if linkIndex(l) == ifindex {
+		return tcx{l}
+	}
+	dropLink(l)
+	return nil
+}
+
+// linkIndex is the interface of a tcx link, 0 when it is gone.
+func linkIndex(l link.Link) int {
+	info, err := l.Info()
+	if err != nil || info.TCX() == nil {
+		return 0
+	}
+	return int(info.TCX().Ifindex)
+}
+
+func dropLink(l link.Link) error {
+	return errors.Join(absent(l.Unpin()), l.Close())
+}
+
+func (tcx) mode() Mode                     { return ModeTCX }
+func (t tcx) alive() bool                  { return linkIndex(t.link) != 0 }
+func (t tcx) update(p *ebpf.Program) error { return t.link.Update(p) }
+func (t tcx) pin(path string) error        { return t.link.Pin(path) }
+func (t tcx) unpin() error                 { return absent(t.link.Unpin()) }
+func (t tcx) detach() error                { return dropLink(t.link) }
+func (t tcx) release() error               { return t.link.Close() }
+func (t tcx) forget() error                { return dropLink(t.link) }
+
+// clsact is a hook by filter. The kernel holds it without a pin.
+type clsact struct{ filter *netlink.BpfFilter }
+
+const (
+	filterName   = "culvert"
+	filterHandle = 0xc01e
+	filterTries  = 16
+)
+
+// attachClsact adds the qdisc if there is none, and a filter of our own handle at the first priority that takes it.
+func attachClsact(ifindex int, prog *ebpf.Program) (hook, error) {
+	err := netlink.QdiscAdd(&netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
+		LinkIndex: ifindex, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
+	}})
+	if err != nil && !errors.Is(err, unix.EEXIST) {
+		return nil, fmt.Errorf("add qdisc: %w", err)
+	}
+	for prio := uint16(1); prio <= filterTries; prio++ {
+		c := clsact{&netlink.BpfFilter{
+			FilterAttrs: netlink.FilterAttrs{
+				LinkIndex: ifindex, Parent: netlink.HANDLE_MIN_EGRESS, Handle: filterHandle,
+				Protocol: unix.ETH_P_ALL, Priority: prio,
+			},
+			Name: filterName, DirectAction: true,
+		}}
+		if err = c.update(prog); err == nil {
+			return c, nil
+		}
+	}
+	return nil, err
+}
+
+// foundClsact returns our filter on an interface, nil when there is none.
+func foundClsact(ifindex int) hook {
+	filters, err := netlink.FilterList(byIndex(ifindex), netlink.HANDLE_MIN_EGRESS)
+	if err != nil {
+		return nil
+	}
+	for _, f := range filters {
+		if b, ok := f.(*netlink.BpfFilter); ok && b.Handle == filterHandle && b.Name == filterName {
+			b.DirectAction = true
+			return clsact{b}
+		}
+	}
+	return nil
+}
+
+func byIndex(ifindex int) netlink.Link {
+	return &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: ifindex}}
+}
+
+func (clsact) mode() Mode { return ModeClsact }
+
+func (c clsact) alive() bool { return foundClsact(c.filter.LinkIndex) != nil }
+
+func (c clsact) update(prog *ebpf.Program) error {
+	c.filter.Fd = prog.FD()
+	if err := netlink.FilterReplace(c.filter); err != nil {
+		return fmt.Errorf("replace filter: %w", err)
+	}
+	return nil
+}
+
+func (clsact) pin(string) error { return nil }
+func (clsact) unpin() error     { return nil }
+
+// detach removes the filter, and the qdisc when nothing else is in it.
+func (c clsact) detach() error {
+	if err := netlink.FilterDel(c.filter); err != nil && !gone(err) {
+		return fmt.Errorf("delete filter: %w", err)
+	}
+	for _, parent := range []uint32{netlink.HANDLE_MIN_EGRESS, netlink.HANDLE_MIN_INGRESS} {
+		rest, err := netlink.FilterList(byIndex(c.filter.LinkIndex), parent)
+		if err != nil || len(rest) > 0 {
+			return nil
+		}
+	}
+	err := netlink.QdiscDel(&netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
+		LinkIndex: c.filter.LinkIndex, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
+	}})
+	if err != nil && !gone(err) {
+		return fmt.Errorf("delete qdisc: %w", err)
+	}
+	return nil
+}
+
+func (clsact) release() error { return nil }
+func (clsact) forget() error  { return nil }
+
+// gone is true of the answers to deleting what is not there.
+func gone(err error) bool {
+	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EINVAL)
+}
+
+// removeFilters takes our filter off every interface of this namespace.
+func removeFilters() error {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return fmt.Errorf("list interfaces: %w", err)
+	}
+	var errs []error
+	for _, l := range links {
+		if h := foundClsact(l.Attrs().Index); h != nil {
+			errs = append(errs, h.detach())
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,209 @@
+package loader
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// rules is a policy as the programs read it.
+type rules map[netip.Prefix]leakRule
+
+// Set puts cfg in force, whole and without a gap. On an error nothing has changed, or, when it comes from letting go of
+// an interface or a pin afterwards, everything has.
+func (w *Witness) Set(cfg Config) error {
+	return privileged(w.do(func() error { return w.set(cfg) }))
+}
+
+// set builds first, then covers what the new policy will need, swaps, and at last lets go of what it does not need.
+func (w *Witness) set(cfg Config) error {
+	next, err := compile(cfg)
+	if err != nil {
+		return err
+	}
+	if err := w.guardBefore(cfg); err != nil {
+		return err
+	}
+	before := w.cfg
+	w.cfg = cfg
+	w.widen()
+	if err := w.swap(next); err != nil {
+		w.cfg = before
+		return err
+	}
+	w.rules = next
+	w.status.Until = cfg.Until
+	return errors.Join(w.renew(), w.narrow(), w.guardAfter(cfg))
+}
+
+// swap changes what packets see. Until both families' stores each packet is judged as before.
+func (w *Witness) swap(next rules) error {
+	first := !w.configured
+	w.configured = true
+	if err := w.exempt(w.cfg.Exempt); err != nil {
+		return err
+	}
+	if err := w.setDeadline(w.cfg.Until); err != nil {
+		return err
+	}
+	if !first && maps.Equal(next, w.rules) {
+		return nil
+	}
+	v4, err := w.build(w.trie4, next, netip.Addr.Is4)
+	if err != nil {
+		return err
+	}
+	defer v4.Close()
+	v6, err := w.build(w.trie6, next, netip.Addr.Is6)
+	if err != nil {
+		return err
+	}
+	defer v6.Close()
+	return errors.Join(store(w.objs.Policies4, v4), store(w.objs.Policies6, v6))
+}
+
+func store(policies, trie *ebpf.Map) error {
+	if err := policies.Put(uint32(0), trie); err != nil {
+		return fmt.Errorf("swap policy: %w", err)
+	}
+	return nil
+}
+
+// build makes a trie of one family's rules, aside.
+func (w *Witness) build(spec *ebpf.MapSpec, all rules, of func(netip.Addr) bool) (*ebpf.Map, error) {
+	spec = spec.Copy()
+	spec.MaxEntries = uint32(len(all) + 1)
+	trie, err := ebpf.NewMap(spec)
+	if err != nil {
+		return nil, fmt.Errorf("make trie: %w", err)
+	}
+	for prefix, rule := range all {
+		if !of(prefix.Addr()) {
+			continue
+		}
+		if err := trie.Put(trieKey(prefix), rule); err != nil {
+			trie.Close()
+			return nil, fmt.Errorf("add %s to trie: %w", prefix, err)
+		}
+	}
+	return trie, nil
+}
+
+func trieKey(p netip.Prefix) any {
+	if a := p.Addr(); a.Is4() {
+		b := a.As4()
+		return leakPrefix4{Bits: uint32(p.Bits()), Addr: binary.NativeEndian.Uint32(b[:])}
+	}
+	return leakPrefix6{Bits: uint32(p.Bits()), Addr: words(p.Addr())}
+}
+
+// compile merges the lines of cfg by prefix and refuses what contradicts itself.
+func compile(cfg Config) (rules, error) {
+	all := rules{}
+	for _, p := range cfg.Prefixes {
+		if !p.Prefix.IsValid() || p.Class > Server {
+			return nil, fmt.Errorf("prefix %s: invalid", p.Prefix)
+		}
+		key := canonical(p.Prefix)
+		r, ok := all[key]
+		if !ok {
+			r = leakRule{Id: p.ID, Class: uint8(p.Class), Action: uint8(cfg.Action)}
+		}
+		if err := add(&r, p); err != nil {
+			return nil, fmt.Errorf("prefix %s: %w", p.Prefix, err)
+		}
+		all[key] = r
+	}
+	return all, nil
+}
+
+func canonical(p netip.Prefix) netip.Prefix {
+	if a := p.Addr(); a.Is4In6() && p.Bits() >= 96 {
+		p = netip.PrefixFrom(a.Unmap(), p.Bits()-96)
+	}
+	return netip.PrefixFrom(p.Addr().WithZone(""), p.Bits()).Masked()
+}
+
+// add merges one more line into r.
+func add(r *leakRule, p Prefix) error {
+	if r.Class != uint8(p.Class) {
+		return errors.New("given two classes")
+	}
+	if p.Drop {
+		r.Action = uint8(Drop)
+	}
+	switch p.Class {
+	case Protected:
+		return addOwner(r, p.Tunnel)
+	case Server:
+		return addGate(r, leakGate{Port: p.Port, Proto: p.Proto})
+	}
+	return nil
+}
+
+func addOwner(r *leakRule, tunnel int) error {
+	if tunnel == 0 || slices.Contains(r.Owner[:r.Owners], uint32(tunnel)) {
+		return nil
+	}
+	if int(r.Owners) == len(r.Owner) {
+		return fmt.Errorf("more than %d tunnels", len(r.Owner))
+	}
+	r.Owner[r.Owners] = uint32(tunnel)
+	r.Owners++
+	return nil
+}
+
+func addGate(r *leakRule, g leakGate) error {
+	if slices.Contains(r.Gate[:r.Gates], g) {
+		return nil
+	}
+	if int(r.Gates) == len(r.Gate) {
+		return fmt.Errorf("more than %d transports", len(r.Gate))
+	}
+	r.Gate[r.Gates] = g
+	r.Gates++
+	return nil
+}
+
+// setDeadline is one aligned store of eight bytes: the programs see the old one or the new.
+func (w *Witness) setDeadline(until time.Time) error {
+	var s leakSettings
+	if !until.IsZero() {
+		s.Deadline = uint64(max(1, bootNow()+time.Until(until)))
+	}
+	if err := w.objs.Settings.Put(uint32(0), s); err != nil {
+		return fmt.Errorf("set deadline: %w", err)
+	}
+	return nil
+}
+
+// exempt marks exactly these devices. A device that no program sees stays unknown to the early hook.
+func (w *Witness) exempt(indexes []int) error {
+	for index, d := range w.devices {
+		d.exempt = slices.Contains(indexes, index)
+		if err := w.know(d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// bootNow reads the clock that the programs read: it goes on while the machine sleeps.
+func bootNow() time.Duration {
+	var ts unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts) != nil {
+		return 0
+	}
+	return time.Duration(ts.Nano())
+}
+
+func wallTime(boot uint64) time.Time {
+	return time.Now().Add(time.Duration(boot) - bootNow())
+}

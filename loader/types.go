@@ -1,0 +1,231 @@
+package loader
+
+import (
+	"errors"
+	"log/slog"
+	"net/netip"
+	"time"
+)
+
+// Errors to test for with errors.Is.
+var (
+	// ErrUnsupported says that this system has no witness.
+	ErrUnsupported = errors.New("not supported on this system")
+	// ErrPrivilege says that the process may not do what was asked; the message names what it lacks.
+	ErrPrivilege = errors.New("missing privilege")
+	// ErrClosed says that the witness was closed.
+	ErrClosed = errors.New("witness closed")
+)
+
+// Class is what a policy says of a prefix. The longest prefix that holds a destination decides.
+type Class uint8
+
+// The classes.
+const (
+	Protected = Class(leakClassCLASS_PROTECTED) // must leave by its tunnel
+	Excluded  = Class(leakClassCLASS_EXCLUDED)  // may leave anywhere
+	Ignored   = Class(leakClassCLASS_IGNORED)   // none of our business
+	Server    = Class(leakClassCLASS_SERVER)    // excluded for the tunnel's own transport, protected from all else
+)
+
+// Action is what is done with a leaking packet.
+type Action uint8
+
+// The actions.
+const (
+	Count = Action(leakActionACTION_COUNT) // let it go
+	Drop  = Action(leakActionACTION_DROP)  // stop it
+)
+
+// Reason is why a packet was counted. Leak tells which reasons are leaks.
+type Reason uint8
+
+// The reasons.
+const (
+	LeakProtected   = Reason(leakReasonREASON_PROTECTED)        // a protected destination outside its tunnel
+	LeakServer      = Reason(leakReasonREASON_SERVER)           // the server's address, not the tunnel's transport
+	LeakEarly       = Reason(leakReasonREASON_EARLY)            // by an interface that has no program (yet)
+	LeakOverflow    = Reason(leakReasonREASON_OVERFLOW)         // any leak, when the table of counters is full
+	ExemptND        = Reason(leakReasonREASON_EXEMPT_ND)        // neighbour discovery of the link
+	ExemptDHCP      = Reason(leakReasonREASON_EXEMPT_DHCP)      // DHCP or DHCPv6 of the link
+	ExemptBroadcast = Reason(leakReasonREASON_EXEMPT_BROADCAST) // a subnet's broadcast address
+	ExemptInterface = Reason(leakReasonREASON_EXEMPT_DEVICE)    // an interface in Config.Exempt
+	ExemptFragment  = Reason(leakReasonREASON_EXEMPT_FRAGMENT)  // to the server, its first fragment lost; dropped as a leak
+)
+
+// Leak is false for what was counted only to show that a rule let it pass.
+func (r Reason) Leak() bool { return r != 0 && r < Reason(leakReasonREASON_EXEMPT) }
+
+// String returns a short name, as in reports.
+func (r Reason) String() string { return name(reasonNames, r) }
+
+var reasonNames = map[Reason]string{
+	LeakProtected: "protected", LeakServer: "server", LeakEarly: "early", LeakOverflow: "overflow",
+	ExemptND: "exempt-nd", ExemptDHCP: "exempt-dhcp", ExemptBroadcast: "exempt-broadcast", ExemptInterface: "exempt-interface",
+	ExemptFragment: "exempt-fragment",
+}
+
+// Origin is how the sender of a packet is known, and so how far to trust it.
+type Origin uint8
+
+// The origins.
+const (
+	Unowned   = Origin(leakOriginORIGIN_UNOWNED)   // the kernel's own, or its socket is gone
+	Socket    = Origin(leakOriginORIGIN_SOCKET)    // noted on the socket when it was made, connected or sent by
+	Seed      = Origin(leakOriginORIGIN_SEED)      // a holder of a socket that is older than the hooks
+	Task      = Origin(leakOriginORIGIN_TASK)      // the running task, which has the socket's uid: likely
+	Packet    = Origin(leakOriginORIGIN_PACKET)    // a packet socket's caller
+	Forwarded = Origin(leakOriginORIGIN_FORWARDED) // not of this host: see Ingress and Source
+)
+
+// String returns a short name, as in reports.
+func (o Origin) String() string { return name(originNames, o) }
+
+var originNames = map[Origin]string{
+	Unowned: "unowned", Socket: "socket", Seed: "seed", Task: "task", Packet: "packet", Forwarded: "forwarded",
+}
+
+// Mode is how an interface is watched.
+type Mode uint8
+
+// The modes.
+const (
+	ModeNone     Mode = iota // not at all: see Interface.Err
+	ModeTCX                  // a TCX link
+	ModeClsact               // a filter of a clsact qdisc
+	ModeTunnel               // need not be: the only tunnel
+	ModeLoopback             // need not be: never leaves the host
+)
+
+// String returns a short name, as in reports.
+func (m Mode) String() string { return name(modeNames, m) }
+
+var modeNames = map[Mode]string{
+	ModeNone: "none", ModeTCX: "tcx", ModeClsact: "clsact", ModeTunnel: "tunnel", ModeLoopback: "loopback",
+}
+
+func name[K comparable](names map[K]string, k K) string {
+	if s, ok := names[k]; ok {
+		return s
+	}
+	return "none"
+}
+
+// Prefix is one line of a policy. Lines of the same prefix add up: a protected one may have four tunnels, a server four
+// transports. Their class must be the same.
+type Prefix struct {
+	Prefix netip.Prefix
+	Class  Class
+	ID     uint32 // the caller's, for counters, samples and senders
+	Drop   bool   // drops here even where Config.Action counts
+	Tunnel int    // Protected: interface index of the tunnel that owns it; 0 while there is none
+	Proto  uint8  // Server: IP protocol of the tunnel's transport
+	Port   uint16 // Server: its destination port; 0 is any
+}
+
+// Config is the whole policy. The zero value protects nothing.
+type Config struct {
+	Prefixes []Prefix
+	Action   Action
+	Tunnels  []int     // interface indexes; a sole tunnel gets no program, of several each is watched for the others'
+	Exempt   []int     // interface indexes whose packets are counted as exempt, and never dropped
+	Guard    bool      // pin everything, to outlive this process; Drop does so too
+	Until    time.Time // nothing is dropped after it, daemon or no daemon; zero is no limit
+}
+
+// Options of a witness. The zero value is a good one.
+type Options struct {
+	Logger    *slog.Logger  // nil discards
+	PinDir    string        // in a BPF file system, or a directory to mount one on; "" finds one
+	NoSenders bool          // leave the machine's cgroup hooks alone: senders are guessed
+	Burst     int           // samples per CPU in 100 ms, beside the first of each sender; 0 is 64
+	Recheck   time.Duration // how often what is attached is compared with what should be; 0 is 5 s
+
+	modes   []Mode // tried in turn for each interface; nil is TCX, then clsact
+	noEarly bool   // leave out the netfilter hook
+}
+
+// Counter is one exact sum, kept since the witness (or the guard that it adopted) began.
+type Counter struct {
+	Interface int // index; 0 for LeakOverflow
+	Prefix    uint32
+	Reason    Reason
+	Packets   uint64 // on the wire
+	Bytes     uint64 // on the wire, from the link header on, without its trailer
+	Dropped   uint64 // packets among Packets
+	// Upper says that the interface sits on others that are watched as well (a bridge, a VLAN, a bond): what it did not
+	// drop they count again. A total leaves out such packets.
+	Upper bool
+}
+
+// Sender sums what one sender leaked by one interface to one prefix. Rare senders give way to new ones when there are
+// thousands: the counters are exact, this list is the top of them.
+type Sender struct {
+	Interface int
+	Prefix    uint32
+	Reason    Reason
+	Origin    Origin
+	PID       int
+	UID       int
+	Comm      string
+	Cgroup    uint64     // id: the inode number of its directory
+	Bound     int        // interface index of SO_BINDTODEVICE
+	Ingress   int        // Forwarded: interface index that it came in by
+	Source    netip.Addr // Forwarded
+	Packets   uint64
+	Bytes     uint64
+	Dropped   uint64
+	First     time.Time
+	Last      time.Time
+	To        netip.AddrPort // the latest destination, and how it was asked for
+	Proto     uint8
+	TOS       uint8
+	Mark      uint32
+}
+
+// Sample is one leaking packet (or GSO buffer) in detail.
+type Sample struct {
+	Time        time.Time
+	Interface   int
+	Ingress     int // interface index, when forwarded
+	Bound       int // interface index of SO_BINDTODEVICE
+	Prefix      uint32
+	Reason      Reason
+	Origin      Origin
+	Dropped     bool
+	PID         int
+	UID         int
+	Comm        string
+	Cgroup      uint64
+	Cookie      uint64 // of the socket
+	Source      netip.AddrPort
+	Destination netip.AddrPort
+	Proto       uint8
+	TOS         uint8
+	Mark        uint32
+	Bytes       int
+	Segments    int
+}
+
+// Interface is the state of one interface.
+type Interface struct {
+	Index int
+	Name  string
+	Mode  Mode
+	Upper bool          // sits on other interfaces of this namespace
+	Err   error         // why Mode is ModeNone
+	Gap   time.Duration // from when we heard of it to when it was watched; 0 if it was there at Open
+}
+
+// Status is what the witness can say of itself. Empty strings mean that all is well.
+type Status struct {
+	Interfaces []Interface
+	Senders    string        // what attribution lacks, and why
+	Seeded     time.Duration // how long noting the older sockets took; 0 if it was not done
+	Early      string        // why new interfaces have a gap; "" when the netfilter hook covers them
+	Guarded    string        // the directory that holds the pins; "" when nothing is pinned
+	Adopted    bool          // an earlier process's guard was taken over
+	Until      time.Time     // the deadline in force
+	Suppressed uint64        // samples held back by the rate limit
+	Lost       uint64        // samples that found no room
+}

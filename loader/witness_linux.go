@@ -1,0 +1,310 @@
+package loader
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/ringbuf"
+	"github.com/cilium/ebpf/rlimit"
+	"github.com/vishvananda/netlink"
+)
+
+// A Witness watches the network namespace that its Open was called in. Its state belongs to one goroutine, on a thread
+// of that namespace; the methods may be called from any.
+type Witness struct {
+	opts Options
+	log  *slog.Logger
+	ops  chan func()
+	quit chan struct{}
+	done chan struct{}
+
+	objs  leakObjects // safe for use by many
+	ring  *ringbuf.Reader
+	trie4 *ebpf.MapSpec
+	trie6 *ebpf.MapSpec
+
+	// The rest is the goroutine's own.
+	cfg        Config
+	rules      rules
+	status     Status
+	ns         namespace
+	pins       pins
+	handle     *netlink.Handle
+	events     <-chan netlink.LinkUpdate
+	unwatch    chan struct{}
+	devices    map[int]*device
+	held       map[string]*held // hooks that are not an interface's, by name
+	former     []link.Link      // such of a guard with maps of another layout, until the first Set
+	opened     bool             // interfaces from now on are new
+	configured bool             // Set was called: what a guard knew is superseded
+	old        bool             // pinned maps of another layout still serve until the first Set
+	closeErr   error
+}
+
+// Open attaches a witness to every interface of the calling thread's network namespace, and goes on doing so as others
+// appear. A guard that an earlier process left behind is taken over: its policy stays in force until Set.
+//
+// It needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN; CAP_SYS_ADMIN as well to guard where no BPF file system is mounted that
+// it may write to, and when the calling thread is not in the process's own namespace.
+func Open(opts Options) (*Witness, error) {
+	opts = opts.withDefaults()
+	ns, err := openNamespace()
+	if err != nil {
+		return nil, err
+	}
+	w := &Witness{
+		opts: opts, log: opts.Logger, ns: ns,
+		ops: make(chan func()), quit: make(chan struct{}), done: make(chan struct{}),
+		devices: map[int]*device{}, held: map[string]*held{},
+	}
+	ready := make(chan error)
+	go w.run(ready)
+	if err := <-ready; err != nil {
+		return nil, privileged(err)
+	}
+	return w, nil
+}
+
+func (o Options) withDefaults() Options {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.modes == nil {
+		o.modes = []Mode{ModeTCX, ModeClsact}
+	}
+	o.Burst = cmp.Or(o.Burst, 64)
+	o.Recheck = cmp.Or(o.Recheck, 5*time.Second)
+	return o
+}
+
+// run is the goroutine: start, loop, stop.
+func (w *Witness) run(ready chan<- error) {
+	defer close(w.done)
+	defer w.ns.close()
+	leave, err := w.ns.enter()
+	if err != nil {
+		ready <- err
+		return
+	}
+	defer leave()
+	if err := w.start(); err != nil {
+		ready <- errors.Join(err, w.stop())
+		return
+	}
+	ready <- nil
+	w.loop()
+	w.closeErr = w.stop()
+}
+
+// start attaches from the inside out: what is adopted is never down, what is new comes up with its maps in place.
+func (w *Witness) start() error {
+	if err := rlimit.RemoveMemlock(); err != nil {
+		w.log.Debug("memlock limit stays", "err", err)
+	}
+	w.pins = findPins(w.opts.PinDir, w.ns)
+	if err := w.load(); err != nil {
+		return err
+	}
+	ring, err := ringbuf.NewReader(w.objs.Samples)
+	if err != nil {
+		return fmt.Errorf("open ring samples: %w", err)
+	}
+	w.ring = ring
+	if w.handle, err = netlink.NewHandle(); err != nil {
+		return fmt.Errorf("open netlink handle: %w", err)
+	}
+	if err := w.subscribe(); err != nil {
+		return err
+	}
+	w.startEarly()
+	if err := w.recheck(); err != nil {
+		return err
+	}
+	w.opened = true
+	w.startSenders()
+	w.collect()
+	return w.unknow()
+}
+
+// load makes the maps, or takes those that are pinned, and loads the programs on them.
+func (w *Witness) load() error {
+	spec, err := loadLeak()
+	if err != nil {
+		return fmt.Errorf("read object leak: %w", err)
+	}
+	if err := spec.Variables[leakVarSampleBurst].Set(uint32(w.opts.Burst)); err != nil {
+		return fmt.Errorf("set sample burst: %w", err)
+	}
+	w.trie4, w.trie6 = spec.Maps[leakMapPolicies4].InnerMap, spec.Maps[leakMapPolicies6].InnerMap
+	pinned, err := w.pins.maps(spec)
+	w.old = errors.Is(err, ebpf.ErrMapIncompatible)
+	if err != nil && !w.old {
+		return err
+	}
+	if pinned != nil || w.old {
+		w.status.Adopted, w.status.Guarded = true, w.pins.dir
+	}
+	err = spec.LoadAndAssign(&w.objs, &ebpf.CollectionOptions{MapReplacements: pinned})
+	closeMaps(pinned)
+	if err != nil {
+		return fmt.Errorf("load object leak: %w", err)
+	}
+	return errors.Join(w.reserve(), w.readDeadline())
+}
+
+// readDeadline learns that of an adopted guard.
+func (w *Witness) readDeadline() error {
+	var s leakSettings
+	if err := w.objs.Settings.Lookup(uint32(0), &s); err != nil {
+		return fmt.Errorf("read deadline: %w", err)
+	}
+	if s.Deadline != 0 {
+		w.status.Until = wallTime(s.Deadline)
+	}
+	return nil
+}
+
+// reserve makes the counters that take what finds no room.
+func (w *Witness) reserve() error {
+	for _, why := range []leakReason{leakReasonREASON_OVERFLOW, leakReasonREASON_EXEMPT} {
+		key := leakCounterKey{Reason: uint32(why)}
+		err := w.objs.Counters.Update(key, make([]leakCounter, ebpf.MustPossibleCPU()), ebpf.UpdateNoExist)
+		if err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
+			return fmt.Errorf("make counter %d: %w", why, err)
+		}
+	}
+	return nil
+}
+
+// loop handles one event at a time until Close.
+func (w *Witness) loop() {
+	tick := time.NewTicker(w.opts.Recheck)
+	defer tick.Stop()
+	for {
+		select {
+		case <-w.quit:
+			return
+		case op := <-w.ops:
+			op()
+		case u, ok := <-w.events:
+			w.heard(u, ok)
+		case <-tick.C:
+			w.logged("check interfaces", w.recheck())
+		}
+	}
+}
+
+// do runs f on the witness's goroutine and returns its error.
+func (w *Witness) do(f func() error) error {
+	result := make(chan error, 1)
+	select {
+	case w.ops <- func() { result <- f() }:
+		return <-result
+	case <-w.done:
+		return ErrClosed
+	}
+}
+
+func (w *Witness) logged(op string, err error) {
+	if err != nil {
+		w.log.Warn(op, "err", err)
+	}
+}
+
+// Close detaches everything, unless it is guarded: then the kernel goes on without this process.
+func (w *Witness) Close() error {
+	err := w.do(func() error {
+		close(w.quit)
+		return nil
+	})
+	<-w.done
+	if err != nil {
+		return nil // was closed already
+	}
+	return w.closeErr
+}
+
+// stop undoes start.
+func (w *Witness) stop() error {
+	var errs []error
+	if w.unwatch != nil {
+		close(w.unwatch)
+	}
+	for _, d := range w.devices {
+		errs = append(errs, w.leave(d))
+	}
+	for _, h := range w.held {
+		errs = append(errs, h.link.Close())
+	}
+	for _, l := range w.former {
+		errs = append(errs, l.Close())
+	}
+	if w.handle != nil {
+		w.handle.Close()
+	}
+	if w.ring != nil {
+		errs = append(errs, w.ring.Close())
+	}
+	return errors.Join(append(errs, w.objs.Close())...)
+}
+
+// leave lets go of a device's hook: a guarded one stays.
+func (w *Witness) leave(d *device) error {
+	if d.hook == nil {
+		return nil
+	}
+	if w.status.Guarded != "" {
+		return d.hook.release()
+	}
+	return d.hook.detach()
+}
+
+// Status returns what is attached where, and what could not be had.
+func (w *Witness) Status() (Status, error) {
+	var s Status
+	err := w.do(func() error {
+		s = w.status
+		s.Interfaces = w.interfaces()
+		return w.meters(&s)
+	})
+	return s, err
+}
+
+func (w *Witness) meters(s *Status) error {
+	var cpus []leakMeter
+	if err := w.objs.Meters.Lookup(uint32(0), &cpus); err != nil {
+		return fmt.Errorf("read meters: %w", err)
+	}
+	for _, m := range cpus {
+		s.Suppressed += m.Suppressed
+		s.Lost += m.Lost
+	}
+	return nil
+}
+
+func closeMaps(maps map[string]*ebpf.Map) {
+	for _, m := range maps {
+		m.Close()
+	}
+}
+
+// Release takes down what a guard left in the calling thread's network namespace: links, filters, maps and, where it was
+// made for them, the BPF file system. Nothing there is a success. A witness that is open goes on without its pins.
+func Release(opts Options) error {
+	ns, err := openNamespace()
+	if err != nil {
+		return err
+	}
+	defer ns.close()
+	leave, err := ns.enter()
+	if err != nil {
+		return err
+	}
+	defer leave()
+	return privileged(errors.Join(findPins(opts.PinDir, ns).release(), removeFilters()))
+}
