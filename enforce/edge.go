@@ -86,7 +86,7 @@ func (e *Enforcer) event(ctx context.Context, ev Event) {
 // just being replaced by one that lets it stand.
 func (e *Enforcer) amends(ctx context.Context, ev Event) {
 	errs := e.sys.Apply(ctx, []plan.Action{{Kind: plan.Restore, Route: ev.Route}})
-	if errs[0] == nil {
+	if errs[0] == nil || errors.Is(errs[0], ErrAlready) {
 		return
 	}
 	// It cannot stand now: hold it like any other, so that it is not lost.
@@ -100,7 +100,7 @@ func (e *Enforcer) eventDeleted(ev Event) {
 		return
 	}
 	s := e.sessionOf(ev.Answer.Verdict)
-	if harmless(ev.Err) || s == nil {
+	if harmless(ev.Err) || ev.Idle || s == nil {
 		return
 	}
 	in := e.incident(ev, "readded", "the tunnel's route was deleted")
@@ -115,6 +115,10 @@ func harmless(err error) bool { return errors.Is(err, ErrGone) || errors.Is(err,
 
 // eventRemoved records a route that the edge path deleted, or tried to.
 func (e *Enforcer) eventRemoved(ev Event) {
+	if ev.Idle { // the level path was there first, and has told of it
+		e.renew(&ev.Route)
+		return
+	}
 	in := e.incident(ev, "removed", ev.Answer.Verdict.Explain(e.name))
 	if s := e.sessionOf(ev.Answer.Verdict); s != nil && ev.Err == nil {
 		s.removed++
@@ -132,11 +136,25 @@ func (e *Enforcer) renew(r *plan.Route) {
 	if id == 0 || !e.mustWrite(&plan.Action{Kind: plan.Remove, Route: *r, Hold: true, Held: id}) {
 		return
 	}
-	if _, err := e.hold([]plan.Route{*r}, []bool{e.heldFirst(id)}); err != nil {
+	if _, err := e.hold([]plan.Route{e.newer(id, r)}, []bool{e.heldFirst(id)}); err != nil {
 		e.log.error("write journal", "route", e.text(r), "err", err)
 		return // the older copy is still held
 	}
 	e.forget(id)
+}
+
+// newer returns what is to be held in place of an entry. One that differs in its
+// lifetime alone keeps the bytes it had: the kernel announces a route of a router
+// advertisement before it has set the hop limit.
+func (e *Enforcer) newer(id uint64, r *plan.Route) plan.Route {
+	for i := range e.held {
+		if h := &e.held[i]; h.ID == id && h.Route.Same(*r) {
+			kept := h.Route
+			kept.Expires = r.Expires
+			return kept
+		}
+	}
+	return *r
 }
 
 // removeWritten deletes a route that must come back: written down, then deleted.

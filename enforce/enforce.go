@@ -39,8 +39,9 @@ type System interface {
 	Table(ctx context.Context) iter.Seq2[plan.Route, error]
 
 	// Apply carries out Put, Remove, Restore and Withdraw in order, passes over
-	// Forget, and returns one error per action. Adding what is there and deleting what is gone are
-	// successes. A Remove or Withdraw deletes the very route that it names or
+	// Forget, and returns one error per action. Adding what is there and
+	// deleting what is gone are successes: nil, or ErrAlready where the System
+	// can tell. A Remove or Withdraw deletes the very route that it names or
 	// nothing.
 	Apply(ctx context.Context, actions []plan.Action) []error
 
@@ -81,6 +82,7 @@ type Event struct {
 	Change  Change
 	Route   plan.Route // with Raw
 	Answer  Answer
+	Idle    bool      // the answer found that there was nothing to do
 	Err     error     // of the Put or the Delete
 	Seen    time.Time // when the announcement was read
 	Done    time.Time // when the answer had been carried out

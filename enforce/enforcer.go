@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -22,6 +23,7 @@ type Options struct {
 	KeepUnreachable bool               // blackhole, unreachable, prohibit: report, do not remove
 	ProtocolName    func(uint8) string // names a route protocol; nil prints numbers
 	Observe         func(Incident)     // told of every incident, from the loop: must not block
+	Own             []Session          // open from the start, before the table is first judged
 	Sessions        SessionStore       // where sessions outlive the process; nil keeps none
 	OnPolicy        func(Protection)   // told of every change of what is protected, from the loop
 }
@@ -128,7 +130,24 @@ func (e *Enforcer) load(ctx context.Context) error {
 		return fmt.Errorf("read interfaces: %w", err)
 	}
 	e.dropStrangers(isAnother)
+	if err := e.openOwn(); err != nil {
+		return err
+	}
 	return e.reopen()
+}
+
+// openOwn opens the sessions that came with the options. It happens before the
+// table is first judged, so that after a crash what is held stays out.
+func (e *Enforcer) openOwn() error {
+	for _, s := range e.opt.Own {
+		s = tidy(s)
+		if err := e.check(s, e.facts.Links); err != nil {
+			return err
+		}
+		e.sessions = append(e.sessions, &session{Session: s, state: Connecting})
+		e.log.info("session", "tunnel", s.Tunnel, "protect", s.Protect, "exclude", s.Exclude, "servers", s.Servers)
+	}
+	return nil
 }
 
 // isAnother is the strict test, for when nobody watched meanwhile.
@@ -150,6 +169,8 @@ func (e *Enforcer) reopen() error {
 	for _, k := range kept {
 		s := &session{Session: k.Session, state: Connecting, id: k.Link}
 		switch {
+		case slices.ContainsFunc(e.sessions, func(o *session) bool { return o.Tunnel == k.Session.Tunnel }):
+			continue // opened anew, perhaps otherwise
 		case !isAnother(k.Link, e.link(k.Link.Index)) && e.check(k.Session, e.facts.Links) == nil:
 		case e.opt.OnLoss == LossGuard: // it vanished while nobody watched: go on guarding
 			s.link, s.loss = noLink, true

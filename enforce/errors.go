@@ -12,6 +12,9 @@ var (
 	// ErrNotNow: the route cannot stand at present, its interface is down for
 	// example; try again when something changed.
 	ErrNotNow = errors.New("not possible at present")
+	// ErrAlready: there was nothing to do, the route is there or gone already.
+	// A success, told apart so that nothing is counted that was not done.
+	ErrAlready = errors.New("nothing to do")
 	// ErrNoSession: no session is open on that tunnel.
 	ErrNoSession = errors.New("no session")
 )

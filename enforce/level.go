@@ -85,6 +85,10 @@ func (e *Enforcer) settleTable(ctx context.Context) (settled bool, err error) {
 	if err := e.look(ctx); err != nil {
 		return false, err
 	}
+	// It is the first look until it is settled: a reading can bring to light what
+	// the last one hid (IPv6 routes between the legs of a multipath route). What
+	// stayed because it could not be written down stood before the next look too.
+	defer func() { e.baseline = e.baseline && (err != nil || e.unwritten) }()
 	for range rounds {
 		settled, err = e.round(ctx)
 		if settled || (err != nil && !errors.Is(err, ErrInterrupted)) {
@@ -112,9 +116,6 @@ func (e *Enforcer) round(ctx context.Context) (settled bool, err error) {
 	} else if len(pl.Actions) > 0 {
 		progress = e.carryOut(ctx, pl.Actions, occasion{path: "level", seen: time.Now()})
 	}
-	// What stayed because it could not be written down stood before the next
-	// reading too.
-	e.baseline = e.baseline && e.unwritten
 	if progress {
 		return false, nil
 	}
@@ -176,10 +177,11 @@ func (e *Enforcer) carryOut(ctx context.Context, actions []plan.Action, on occas
 
 // outcome returns the entries that an action's result crosses out.
 func (e *Enforcer) outcome(a *plan.Action, err error, id uint64) []uint64 {
+	already := errors.Is(err, ErrAlready)
 	switch {
-	case a.Kind == plan.Forget, a.Kind == plan.Restore && (err == nil || errors.Is(err, ErrGone)):
+	case a.Kind == plan.Forget, a.Kind == plan.Restore && (err == nil || already || errors.Is(err, ErrGone)):
 		return []uint64{a.Held}
-	case a.Kind == plan.Remove && err != nil && id != 0 && id != a.Held:
+	case a.Kind == plan.Remove && err != nil && !already && id != 0 && id != a.Held:
 		return []uint64{id} // it still stands
 	case a.Kind == plan.Remove && a.Held != 0 && id != 0 && id != a.Held:
 		return []uint64{a.Held} // the newer copy is held now

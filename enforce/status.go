@@ -2,6 +2,7 @@ package enforce
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -117,12 +118,16 @@ func (e *Enforcer) note(a *plan.Action, err error, on occasion) {
 	if a.Kind == plan.Remove {
 		s = e.sessionOf(a.Verdict)
 	}
-	if err != nil {
+	already := errors.Is(err, ErrAlready)
+	if err != nil && !already {
 		e.noteFailure(a, s, err)
 		return
 	}
 	if e.done != nil {
 		e.done(a)
+	}
+	if already {
+		return
 	}
 	switch a.Kind {
 	case plan.Put:

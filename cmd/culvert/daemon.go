@@ -45,7 +45,7 @@ func serve(ctx context.Context, s config.Settings, log *slog.Logger) error {
 		return err
 	}
 	opt := engineOptions(s, log)
-	opt.Sessions = st.journal
+	opt.Own, opt.Sessions = s.Sessions, st.journal
 	d := &daemon{settings: s, log: log, engine: enforce.New(st.sys, st.journal, opt)}
 	return d.run(ctx, l)
 }
@@ -154,9 +154,8 @@ func (d *daemon) run(ctx context.Context, l *control.Listener) error {
 	return errors.Join(err, enforcing.wait())
 }
 
-// begin opens the daemon's own sessions once the enforcer is ready, and tells
-// systemd. An input error ends the daemon; anything else is retried by the
-// enforcer.
+// begin tells systemd once the enforcer is ready, the daemon's own sessions
+// among what it has judged.
 func (d *daemon) begin(ctx context.Context, enforcing *task) error {
 	select {
 	case <-d.engine.Ready():
@@ -164,16 +163,6 @@ func (d *daemon) begin(ctx context.Context, enforcing *task) error {
 		return nil
 	case <-ctx.Done():
 		return nil
-	}
-	for _, s := range d.settings.Sessions {
-		_, err := d.engine.Open(ctx, s)
-		var input *enforce.InputError
-		switch {
-		case errors.As(err, &input):
-			return err
-		case err != nil && ctx.Err() == nil:
-			d.log.Error("open session", "tunnel", s.Tunnel, "err", err)
-		}
 	}
 	d.notify(sd.SdNotifyReady)
 	d.log.Info("ready", "socket", d.settings.Socket, "audit", d.settings.Audit)

@@ -2,6 +2,7 @@ package enforcetest
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"slices"
 	"strings"
@@ -307,7 +308,7 @@ func (l *Lab) apply(t *testing.T, actions ...plan.Action) {
 		t.Fatalf("apply returned %d errors for %d actions", len(errs), len(actions))
 	}
 	for i, err := range errs {
-		if err != nil {
+		if err != nil && !errors.Is(err, enforce.ErrAlready) {
 			t.Fatalf("%v %s: %v", actions[i].Kind, Text(actions[i].Route), err)
 		}
 	}

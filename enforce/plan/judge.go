@@ -44,7 +44,8 @@ type Verdict struct {
 	Reason   Reason
 	Type     Type   // of the route judged
 	Link     uint32 // the interface that takes the traffic, or 0
-	Shared   bool   // other legs of the route are the tunnel's
+	Partly   bool   // other legs of the route are the tunnel's
+	Shared   bool   // and they are the tunnel's route for the prefix
 	Entry    *Entry // the policy prefix that decided, or nil
 }
 
@@ -68,7 +69,9 @@ func Judge(p *Policy, r *Route) Verdict {
 
 func (p *Policy) judgeProtected(r *Route, e *Entry, v *Verdict) {
 	foreign, shared := foreignLeg(r, e.Tunnel)
-	v.Link, v.Shared = foreign, shared && !hides(r, e) // else the tunnel's leg must go too
+	// A longer route's tunnel leg is not the tunnel's route: it goes too.
+	v.Link, v.Partly = foreign, shared
+	v.Shared = shared && r.Dst == e.Prefix && !hides(r, e)
 	if r.Type == Unicast && foreign == e.Tunnel && !hides(r, e) {
 		v.Decision, v.Reason, v.Link = Ours, ByTunnel, e.Tunnel
 		return
@@ -199,7 +202,7 @@ func (v Verdict) outcome(name func(uint32) string) string {
 		return "cuts the traffic off (" + v.Type.String() + ")"
 	case v.Reason == FromSource && v.Link == v.Entry.Tunnel:
 		return "hides the tunnel's route from every other source"
-	case v.Shared:
+	case v.Partly:
 		return "leaves partly by " + name(v.Link)
 	case v.Link == 0:
 		return "leaves by no interface that is known"

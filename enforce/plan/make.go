@@ -115,7 +115,7 @@ type maker struct {
 	bySlot     map[Slot][]int         // indices of the candidates
 	stay       Slot                   // of the last route read that stays
 	own        []Route                // our own routes that do not carry protected traffic
-	merged     []Route                // multipath host routes that one of ours may have become a leg of
+	twins      []Route                // others' IPv6 host routes that ours may be a leg or an equal of
 	seen       map[netip.Prefix]Route // the tunnel's standing route for each protected prefix
 	owed       map[netip.Prefix]Route // the same, of those held: they come back
 	paths      []path
@@ -138,6 +138,9 @@ func (p *Policy) servers() []path {
 	var out []path
 	for i := range p.spec.Sessions {
 		for _, a := range p.spec.Sessions[i].Servers {
+			if InIgnored(netip.PrefixFrom(a, a.BitLen())) {
+				continue // a proxy on this host, say: its packets are let be anyway
+			}
 			pa := path{server: a}
 			if e, ok := p.protect.Lookup(a); ok && !e.OtherTable {
 				pa.cover = e
@@ -166,8 +169,8 @@ func (m *maker) read(r *Route) {
 		rest := withLegs(*r, func(h Hop) bool { return h.Link == v.Entry.Tunnel })
 		m.see(&rest, v.Entry)
 	}
-	if v.Reason == InExcluded && r.Multipath() && divisible(r) && r.Dst.IsSingleIP() {
-		m.merged = append(m.merged, r.Clone())
+	if v.Reason == InExcluded && divisible(r) && r.Dst.IsSingleIP() && v.Entry.Prefix == r.Dst {
+		m.twins = append(m.twins, r.Clone())
 	}
 	switch {
 	case v.Decision == Ours:
@@ -420,11 +423,12 @@ func (m *maker) put() {
 	}
 }
 
-// stands reports whether a wanted host route is there, if only as the leg of a
-// multipath route that somebody's IPv6 route of the same metric made of it.
+// stands reports whether a wanted host route is there. IPv6 does not tell ours
+// from another's that goes the same way, and makes one multipath route of those
+// of one metric.
 func (m *maker) stands(w Route) bool {
 	return slices.ContainsFunc(m.own, func(o Route) bool { return o.serves(w) }) ||
-		slices.ContainsFunc(m.merged, func(o Route) bool {
+		slices.ContainsFunc(m.twins, func(o Route) bool {
 			return o.Slot() == w.Slot() && slices.Contains(slices.Collect(o.Hops()), w.Hop)
 		})
 }

@@ -96,6 +96,8 @@ func TestMustExist(t *testing.T) {
 			table: []string{gateway, lan, "10.0.0.0/8 dev tun0"}},
 		{name: "the server inside a protected prefix", spec: session("203.0.113.0/24", server("203.0.113.5")),
 			table: []string{gateway, lan, "203.0.113.0/24 dev tun0"}, want: []string{"put 203.0.113.5/32 via 192.168.1.1 dev eth0"}},
+		{name: "a server in an ignored range needs nothing", spec: session("0.0.0.0/0", server("127.0.0.1")),
+			table: []string{"default dev tun0", gateway}, want: []string{"remove 0.0.0.0/0 via 192.168.1.1 dev eth0"}},
 		{name: "the way to the server is a held route", spec: session("0.0.0.0/0", server("203.0.113.5")),
 			held:  []plan.Held{held(1, gateway), held(2, lan)},
 			table: []string{"default dev tun0"},

@@ -177,6 +177,9 @@ func (w *world) holds(t *testing.T, s *simulation, when string) {
 	t.Helper()
 	table := s.sys.Snapshot()
 	for a := range w.addresses(table, s.policy) {
+		if a.Is6() && table.Hidden() {
+			continue // no dump shows what stands between legs that stay
+		}
 		w.holdsAt(t, table, s.policy, a, when)
 	}
 	w.atRest(t, s, when)

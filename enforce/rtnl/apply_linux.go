@@ -1,6 +1,7 @@
 package rtnl
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -68,7 +69,7 @@ func restoreRoute(s *socket, r *plan.Route, first bool, age uint32) error {
 		return nil // its lifetime ended: the kernel would have dropped it
 	}
 	err := addRoute(s, r, first, age)
-	if err == nil || errors.Is(err, enforce.ErrGone) || errors.Is(err, enforce.ErrNotNow) || errors.Is(err, unix.EPERM) {
+	if err == nil || errors.Is(err, enforce.ErrAlready) || errors.Is(err, enforce.ErrGone) || errors.Is(err, enforce.ErrNotNow) || errors.Is(err, unix.EPERM) {
 		return err
 	}
 	if addScaffolded(s, r, first, age) == nil {
@@ -77,8 +78,8 @@ func restoreRoute(s *socket, r *plan.Route, first bool, age uint32) error {
 	for _, amend := range amendments(r) {
 		beginAdd(s, first)
 		s.out = append(s.out, amend(appendBody(nil, r, age))...)
-		if addError(s.do(nil), r) == nil {
-			return nil
+		if err := addError(s.do(nil), r); err == nil || errors.Is(err, enforce.ErrAlready) {
+			return err
 		}
 	}
 	if r.NexthopID != 0 && !nexthopExists(s, r.NexthopID) {
@@ -156,11 +157,13 @@ func nexthopExists(s *socket, id uint32) bool {
 	return !errors.Is(s.do(nil), unix.ENOENT)
 }
 
-// addError is nil for a route that is there already.
+// addError is ErrAlready for a route that is there.
 func addError(err error, r *plan.Route) error {
 	switch {
-	case err == nil, errors.Is(err, unix.EEXIST):
+	case err == nil:
 		return nil
+	case errors.Is(err, unix.EEXIST):
+		return enforce.ErrAlready
 	case errors.Is(err, unix.ENODEV):
 		return fmt.Errorf("add %v: %w: %w", r.Dst, enforce.ErrGone, err)
 	case errors.Is(err, unix.ENETDOWN):
@@ -183,11 +186,17 @@ func deleteRoute(s *socket, raw []byte, r *plan.Route) error {
 		return deleteOne(s, raw, r, appendDelete)
 	}
 	var errs error
+	idle := enforce.ErrAlready
 	for hop := range r.Hops() {
 		leg := r.WithHops(hop)
-		errs = errors.Join(errs, deleteOne(s, raw, &leg, appendDeleteLeg))
+		switch err := deleteOne(s, raw, &leg, appendDeleteLeg); {
+		case err == nil:
+			idle = nil
+		case !errors.Is(err, enforce.ErrAlready):
+			errs = errors.Join(errs, err)
+		}
 	}
-	return errs
+	return cmp.Or(errs, idle)
 }
 
 func deleteOne(s *socket, raw []byte, r *plan.Route, body func(b, raw []byte, r *plan.Route) []byte) error {
@@ -202,7 +211,7 @@ func deleteOne(s *socket, raw []byte, r *plan.Route, body func(b, raw []byte, r 
 		}
 		err := s.do(nil)
 		if err != nil || len(s.echo) == 0 || isVictim(s.echo, r) {
-			return errors.Join(deleteError(err, r), putBack(s, aside))
+			return cmp.Or(putBack(s, aside), deleteError(err, r))
 		}
 		aside = append(aside, string(s.echo))
 	}
@@ -224,15 +233,19 @@ func putBack(s *socket, aside []string) (err error) {
 		var r plan.Route
 		parseRoute([]byte(raw), &r, nil)
 		r.Raw = raw
-		err = errors.Join(err, addRoute(s, &r, true, 0))
+		if e := addRoute(s, &r, true, 0); !errors.Is(e, enforce.ErrAlready) {
+			err = errors.Join(err, e)
+		}
 	}
 	return err
 }
 
 func deleteError(err error, r *plan.Route) error {
 	switch {
-	case err == nil, errors.Is(err, unix.ESRCH), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENOENT):
+	case err == nil:
 		return nil
+	case errors.Is(err, unix.ESRCH), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENOENT):
+		return enforce.ErrAlready
 	}
 	return fmt.Errorf("delete %v: %w", r.Dst, err)
 }

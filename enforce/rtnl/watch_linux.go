@@ -229,14 +229,25 @@ func (w *watcher) answer(change enforce.Change, hdr *unix.NlMsghdr, body []byte,
 	if !a.Delete && !a.Tell && a.Put == nil {
 		return
 	}
-	var err error
+	ev := enforce.Event{Change: change, Answer: a, Seen: seen, Port: hdr.Pid}
 	if a.Put != nil {
-		err = addRoute(w.out, a.Put, true, 0)
+		ev.Idle, ev.Err = idle(addRoute(w.out, a.Put, true, 0))
 	}
 	if a.Delete {
-		err = errors.Join(err, deleteRoute(w.out, body, &w.route))
+		var err error
+		ev.Idle, err = idle(deleteRoute(w.out, body, &w.route))
+		ev.Err = errors.Join(ev.Err, err)
 	}
-	w.tell(enforce.Event{Change: change, Answer: a, Err: err, Seen: seen, Done: time.Now(), Port: hdr.Pid}, body)
+	ev.Done = time.Now()
+	w.tell(ev, body)
+}
+
+// idle tells an error apart from there having been nothing to do.
+func idle(err error) (bool, error) {
+	if errors.Is(err, enforce.ErrAlready) {
+		return true, nil
+	}
+	return false, err
 }
 
 // tell passes an answered route on. Who asked for it is looked up elsewhere.
