@@ -54,13 +54,13 @@ func TestTunnels(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := newDesk(t)
-			d.add(route("0.0.0.0/0", en0))
-			d.add(route("172.31.1.0/24", en0))
+			d.add(to("0.0.0.0/0", en0))
+			d.add(to("172.31.1.0/24", en0))
 			before := d.text()
 			e, stop := d.enforcer()
-			d.add(route(server+"/32", en0))
+			d.add(to(server+"/32", en0))
 			for _, p := range c.protect {
-				d.add(route(p, c.hop))
+				d.add(to(p, c.hop))
 			}
 			d.open(e, c.protect, server)
 			d.attack(c.protect[1], c.hop)
@@ -69,7 +69,7 @@ func TestTunnels(t *testing.T) {
 			}
 			stop()
 			for _, p := range append(c.protect, server+"/32") {
-				_ = d.k.other(route8(2, route(p, c.hop)))
+				_ = d.k.other(route8(2, to(p, c.hop)))
 			}
 			if after := d.text(); after != before {
 				t.Errorf("the table is\n%s\nit was\n%s", after, before)
@@ -111,12 +111,12 @@ func (d desk) open(e *enforce.Enforcer, protect []string, server string) {
 func (d desk) attack(protected string, hop plan.Hop) {
 	d.Helper()
 	long := "172.31.64.0/18"
-	d.add(route(long, en1))
+	d.add(to(long, en1))
 	d.becomes("the longer route is deleted", func() bool { return !d.at(long).Dst.IsValid() })
-	if err := d.k.other(route8(3, route(protected, en1))); err != nil {
+	if err := d.k.other(route8(3, to(protected, en1))); err != nil {
 		d.Fatal(err)
 	}
 	d.becomes("the tunnel's route is back", func() bool { return d.at(protected).Hop == hop })
-	_ = d.k.other(route8(2, route(protected, hop)))
+	_ = d.k.other(route8(2, to(protected, hop)))
 	d.becomes("the tunnel's route is back after its deletion", func() bool { return d.at(protected).Hop == hop })
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/culvert-project/culvert/enforce/plan"
 )
 
-func route(dst string, hop plan.Hop) plan.Route {
+func to(dst string, hop plan.Hop) plan.Route {
 	return plan.Route{Dst: netip.MustParsePrefix(dst), Hop: hop}
 }
 
@@ -74,8 +74,8 @@ func (d desk) apply(actions ...plan.Action) error {
 
 func TestPutTakesThePlaceOfARemoval(t *testing.T) {
 	d := newDesk(t)
-	d.add(route("10.0.0.0/8", en0))
-	put := plan.Action{Kind: plan.Put, Route: own(route("10.0.0.0/8", utun))}
+	d.add(to("10.0.0.0/8", en0))
+	put := plan.Action{Kind: plan.Put, Route: own(to("10.0.0.0/8", utun))}
 	if err := d.apply(put); !errors.Is(err, enforce.ErrNotNow) {
 		t.Errorf("put on another's place: %v, want %v", err, enforce.ErrNotNow)
 	}
@@ -89,8 +89,8 @@ func TestPutTakesThePlaceOfARemoval(t *testing.T) {
 
 func TestPutOnWhatLeadsThere(t *testing.T) {
 	d := newDesk(t)
-	d.add(route("10.0.0.0/8", utun))
-	if err := d.apply(plan.Action{Kind: plan.Put, Route: own(route("10.0.0.0/8", utun))}); !errors.Is(err, enforce.ErrNotNow) {
+	d.add(to("10.0.0.0/8", utun))
+	if err := d.apply(plan.Action{Kind: plan.Put, Route: own(to("10.0.0.0/8", utun))}); !errors.Is(err, enforce.ErrNotNow) {
 		t.Errorf("a route of ours where another's leads the same way: %v", err)
 	}
 	seen := d.at("10.0.0.0/8")
@@ -101,7 +101,7 @@ func TestPutOnWhatLeadsThere(t *testing.T) {
 		t.Error(err)
 	}
 	d.expect("10.0.0.0/8", utun, plan.Foreign)
-	pin := own(route("192.168.7.7/32", plan.Hop{Link: 4, Via: netip.MustParseAddr("fe80::1")}))
+	pin := own(to("192.168.7.7/32", plan.Hop{Link: 4, Via: netip.MustParseAddr("fe80::1")}))
 	pin.Dst = netip.MustParsePrefix("2001:db8:7::7/128")
 	if err := d.apply(plan.Action{Kind: plan.Put, Route: pin}); err != nil {
 		t.Error(err)
@@ -111,10 +111,10 @@ func TestPutOnWhatLeadsThere(t *testing.T) {
 
 func TestRestoreWhereAnotherStands(t *testing.T) {
 	d := newDesk(t)
-	d.add(route("172.31.0.0/16", en0))
+	d.add(to("172.31.0.0/16", en0))
 	held := d.at("172.31.0.0/16")
 	restore := plan.Action{Kind: plan.Restore, Route: held}
-	put := plan.Action{Kind: plan.Put, Route: own(route("172.31.0.0/16", utun))}
+	put := plan.Action{Kind: plan.Put, Route: own(to("172.31.0.0/16", utun))}
 	if err := d.apply(put, plan.Action{Kind: plan.Remove, Route: held}); err != nil {
 		t.Fatal(err)
 	}
@@ -124,12 +124,12 @@ func TestRestoreWhereAnotherStands(t *testing.T) {
 	d.expect("172.31.0.0/16", en0, plan.Foreign)
 
 	_ = d.apply(plan.Action{Kind: plan.Remove, Route: held})
-	d.add(route("172.31.0.0/16", peer))
+	d.add(to("172.31.0.0/16", peer))
 	if err := d.apply(restore); !errors.Is(err, enforce.ErrNotNow) {
 		t.Errorf("in place of the VPN's: %v, want %v", err, enforce.ErrNotNow)
 	}
 	_ = d.apply(plan.Action{Kind: plan.Remove, Route: d.at("172.31.0.0/16")})
-	d.add(route("172.31.0.0/16", plan.Hop{Link: 4, Via: netip.MustParseAddr("192.168.1.2")}))
+	d.add(to("172.31.0.0/16", plan.Hop{Link: 4, Via: netip.MustParseAddr("192.168.1.2")}))
 	if err := d.apply(restore); !errors.Is(err, enforce.ErrGone) {
 		t.Errorf("in place of its newer copy: %v, want %v", err, enforce.ErrGone)
 	}
@@ -137,14 +137,14 @@ func TestRestoreWhereAnotherStands(t *testing.T) {
 
 func TestRestoreWithoutItsAddress(t *testing.T) {
 	d := newDesk(t)
-	d.add(route("172.31.0.0/16", en0))
+	d.add(to("172.31.0.0/16", en0))
 	held := d.at("172.31.0.0/16")
 	_ = d.apply(plan.Action{Kind: plan.Remove, Route: held})
 	_ = d.k.removeAddress(4, netip.MustParsePrefix("192.168.1.42/24"))
 	if err := d.apply(plan.Action{Kind: plan.Restore, Route: held}); !errors.Is(err, enforce.ErrGone) {
 		t.Errorf("restored without the address it used: %v, want %v", err, enforce.ErrGone)
 	}
-	black := route("172.30.0.0/16", plan.Hop{})
+	black := to("172.30.0.0/16", plan.Hop{})
 	black.Type = plan.Blackhole
 	d.add(black)
 	black = d.at("172.30.0.0/16")
@@ -160,7 +160,7 @@ func TestRestoreWithoutItsAddress(t *testing.T) {
 // look and the deletion, which macOS makes by place alone.
 func TestDeleteOfAnother(t *testing.T) {
 	d := newDesk(t)
-	d.add(route("172.31.0.0/16", en0))
+	d.add(to("172.31.0.0/16", en0))
 	victim := d.at("172.31.0.0/16")
 	swap := func() {
 		d.k.deleting = nil
@@ -176,7 +176,7 @@ func TestDeleteOfAnother(t *testing.T) {
 	d.expect("172.31.0.0/16", peer, plan.Foreign)
 
 	_ = d.k.other(route8(2, victim))
-	d.add(route("172.31.0.0/16", en0))
+	d.add(to("172.31.0.0/16", en0))
 	d.k.deleting = func() { swap(); d.k.refuse = refusing(1, syscall.EPERM) }
 	if err := d.apply(plan.Action{Kind: plan.Remove, Route: victim}); !errors.Is(err, syscall.EPERM) {
 		t.Errorf("the other route could not be put back: %v", err)
@@ -193,7 +193,7 @@ func refusing(typ byte, err error) func([]byte) error {
 }
 
 func TestErrors(t *testing.T) {
-	put := plan.Action{Kind: plan.Put, Route: own(route("10.0.0.0/8", utun))}
+	put := plan.Action{Kind: plan.Put, Route: own(to("10.0.0.0/8", utun))}
 	for _, c := range []struct{ kernel, want error }{
 		{syscall.ENETUNREACH, enforce.ErrNotNow}, {syscall.EEXIST, enforce.ErrNotNow},
 		{syscall.ENXIO, enforce.ErrGone}, {syscall.EPERM, syscall.EPERM},
@@ -205,7 +205,7 @@ func TestErrors(t *testing.T) {
 		}
 	}
 	d := newDesk(t)
-	d.add(route("10.0.0.0/8", en0))
+	d.add(to("10.0.0.0/8", en0))
 	standing := d.at("10.0.0.0/8")
 	remove := plan.Action{Kind: plan.Remove, Route: standing}
 	d.k.refuse = refusing(2, syscall.EPERM)
@@ -220,7 +220,7 @@ func TestErrors(t *testing.T) {
 	if err := d.apply(remove); err != nil || d.at("10.0.0.0/8").Dst.IsValid() {
 		t.Errorf("a deletion whose report was lost: %v", err)
 	}
-	bad := own(route("10.0.0.0/8", utun))
+	bad := own(to("10.0.0.0/8", utun))
 	bad.Raw = "not a message"
 	if err := d.apply(plan.Action{Kind: plan.Put, Route: bad}); !errors.Is(err, errBytes) {
 		t.Errorf("bytes that are no route: %v", err)
@@ -241,7 +241,7 @@ func TestReadErrors(t *testing.T) {
 		_, factsErr := d.s.Facts(t.Context())
 		_, bindErr := d.s.Binding()
 		watchErr := d.s.Watch(canceled(t), nil, enforce.NewSink(), func() {})
-		applyErr := d.apply(plan.Action{Kind: plan.Put, Route: own(route("10.0.0.0/8", utun))},
+		applyErr := d.apply(plan.Action{Kind: plan.Put, Route: own(to("10.0.0.0/8", utun))},
 			plan.Action{Kind: plan.Remove}, plan.Action{Kind: plan.Restore})
 		if err = errors.Join(err, factsErr, bindErr, watchErr, applyErr); !errors.Is(err, broken) {
 			t.Errorf("%s fails and nobody says so: %v", call, err)
@@ -376,24 +376,24 @@ func TestWatchMessages(t *testing.T) {
 		say(c.m)
 		h.dirty(t, c.want)
 	}
-	_ = d.k.other(route8(1, route("192.168.1.0/24", en1))) // EEXIST: told to everybody, and no change
-	d.add(route("10.1.0.0/16", en1))
+	_ = d.k.other(route8(1, to("192.168.1.0/24", en1))) // EEXIST: told to everybody, and no change
+	d.add(to("10.1.0.0/16", en1))
 	h.edge(t, "10.1.0.0/16 via 192.168.2.1 dev 6 proto 2")
 	d.k.failing["routes"] = errors.New("broken")
-	d.add(route("10.2.0.0/16", en1))
+	d.add(to("10.2.0.0/16", en1))
 	h.edge(t, "10.2.0.0/16 via 192.168.2.1 dev 6 proto 2") // by its gateway's subnet
 	h.dirty(t, "broken")
 }
 
 func TestWatchChange(t *testing.T) {
 	d := newDesk(t)
-	d.add(route("10.1.0.0/16", en0))
+	d.add(to("10.1.0.0/16", en0))
 	h := d.watch(nothing)
-	if err := d.k.other(route8(3, route("10.1.0.0/16", peer))); err != nil {
+	if err := d.k.other(route8(3, to("10.1.0.0/16", peer))); err != nil {
 		t.Fatal(err)
 	}
 	h.edge(t, "10.1.0.0/16 via 10.8.0.1 dev 16 proto 2")
-	m := route8(3, route("10.9.0.0/16", peer))
+	m := route8(3, to("10.9.0.0/16", peer))
 	d.k.mu.Lock()
 	d.k.say(m, nil)
 	d.k.mu.Unlock()
@@ -422,7 +422,7 @@ func TestWatchClosedSocket(t *testing.T) {
 // makes it: one action takes the place back.
 func TestEdgeReplaces(t *testing.T) {
 	d := newDesk(t)
-	d.add(route("10.0.0.0/8", peer))
+	d.add(to("10.0.0.0/8", peer))
 	tunnels := d.at("10.0.0.0/8")
 	h := d.watch(func(c enforce.Change, r *plan.Route) enforce.Answer {
 		if c == enforce.Added && r.Hop.Link == 4 {
@@ -430,7 +430,7 @@ func TestEdgeReplaces(t *testing.T) {
 		}
 		return enforce.Answer{}
 	})
-	if err := d.k.other(route8(3, route("10.0.0.0/8", en0))); err != nil {
+	if err := d.k.other(route8(3, to("10.0.0.0/8", en0))); err != nil {
 		t.Fatal(err)
 	}
 	ev := <-h.sink.Events()

@@ -80,13 +80,14 @@ func (s *System) put(p *plan.Route) error {
 }
 
 // create adds a row that may be there already. Another's is no substitute for
-// ours: it is not withdrawn with us.
+// ours: it is not withdrawn with us. A protocol that programs may not use is
+// exchanged for the one they may: better a route by another name than none.
 func (s *System) create(r row, own bool) error {
 	k, _ := r.key()
 	err := s.k.create(r)
-	if own && errors.Is(err, errInvalidParameter) {
+	if errors.Is(err, errInvalidParameter) && r.protocol() != protoNetMgmt {
 		native.PutUint32(r[offProtocol:], protoNetMgmt)
-		if err = s.k.create(r); err == nil {
+		if err = s.k.create(r); err == nil && own {
 			s.own[k] = true
 		}
 	}

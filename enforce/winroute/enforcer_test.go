@@ -34,13 +34,13 @@ func TestTunnels(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := newDesk(t)
-			d.add(route("0.0.0.0/0", ethernet), 0)
-			d.add(route("172.31.1.0/24", ethernet), 256)
+			d.add(to("0.0.0.0/0", ethernet), 0)
+			d.add(to("172.31.1.0/24", ethernet), 256)
 			before := d.text()
 			e, stop := d.enforcer()
-			d.add(route(server+"/32", ethernet), 0)
+			d.add(to(server+"/32", ethernet), 0)
 			for _, p := range c.protect {
-				d.add(route(p, c.hop), 0)
+				d.add(to(p, c.hop), 0)
 			}
 			d.open(e, c.protect, server)
 			d.attack(c.protect[len(c.protect)-1], c.hop)
@@ -48,9 +48,9 @@ func TestTunnels(t *testing.T) {
 				t.Fatal(err)
 			}
 			stop()
-			_ = d.k.delete(d.k.fakeRow(route(server+"/32", ethernet), 3))
+			_ = d.k.delete(d.k.fakeRow(to(server+"/32", ethernet), 3))
 			for _, p := range c.protect {
-				_ = d.k.delete(d.k.fakeRow(route(p, c.hop), 3))
+				_ = d.k.delete(d.k.fakeRow(to(p, c.hop), 3))
 			}
 			if after := d.text(); after != before {
 				t.Errorf("the table is\n%s\nit was\n%s", after, before)
@@ -92,12 +92,12 @@ func (d desk) open(e *enforce.Enforcer, protect []string, server string) {
 // length win by the sum of the metrics.
 func (d desk) attack(protected string, hop plan.Hop) {
 	d.Helper()
-	d.add(route("172.31.64.0/18", wlan), 0)
+	d.add(to("172.31.64.0/18", wlan), 0)
 	d.becomes("the longer route is deleted", func() bool { return !d.at("172.31.64.0/18", wlan).Dst.IsValid() })
-	_ = d.k.delete(d.k.fakeRow(route(protected, hop), 3))
+	_ = d.k.delete(d.k.fakeRow(to(protected, hop), 3))
 	d.becomes("the tunnel's route is back", func() bool { return d.at(protected, hop).Dst.IsValid() })
 
-	d.add(route(protected, wlan), 1) // 36 beside the tunnel's 5: it never wins
+	d.add(to(protected, wlan), 1) // 36 beside the tunnel's 5: it never wins
 	d.becomes("a route that loses was seen", func() bool { return d.at(protected, wlan).Dst.IsValid() })
 	d.k.setMetric(9, 2) // 3: now it does
 	d.becomes("the winner by the sum is deleted", func() bool { return !d.at(protected, wlan).Dst.IsValid() })

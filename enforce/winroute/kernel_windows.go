@@ -63,6 +63,9 @@ func (k *windowsKernel) call(f func(func(uint32, row), func(string))) {
 	}
 }
 
+// tableHead is NumEntries and the room up to the first row, in every table.
+const tableHead = 8
+
 // copyTable copies a table's rows out and frees it.
 func copyTable(table unsafe.Pointer, size int) []byte {
 	n := *(*uint32)(table)

@@ -67,9 +67,6 @@ const (
 	sockaddrLen = 28
 )
 
-// tableHead is NumEntries and the room up to the first row, in every table.
-const tableHead = 8
-
 // infinite is a lifetime without end.
 const infinite = 1<<32 - 1
 

@@ -22,7 +22,7 @@ var (
 	peer     = plan.Hop{Link: 21, Via: netip.MustParseAddr("10.8.0.1")}
 )
 
-func route(dst string, hop plan.Hop) plan.Route {
+func to(dst string, hop plan.Hop) plan.Route {
 	return plan.Route{Dst: netip.MustParsePrefix(dst), Hop: hop}
 }
 
@@ -103,7 +103,7 @@ func TestTable(t *testing.T) {
 		t.Errorf("table is\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 	// One that only looks like theirs is a route like any other.
-	d.add(route("192.168.1.255/32", wlan), 0)
+	d.add(to("192.168.1.255/32", wlan), 0)
 	if !d.at("192.168.1.255/32", wlan).Dst.IsValid() {
 		t.Error("a gatewayed route to a broadcast address is hidden")
 	}
@@ -111,9 +111,9 @@ func TestTable(t *testing.T) {
 
 func TestPut(t *testing.T) {
 	d := newDesk(t)
-	ours := own(route("10.0.0.0/8", tunnel))
+	ours := own(to("10.0.0.0/8", tunnel))
 	put := plan.Action{Kind: plan.Put, Route: ours}
-	d.add(route("10.0.0.0/8", tunnel), 7)
+	d.add(to("10.0.0.0/8", tunnel), 7)
 	if err := d.apply(put); !errors.Is(err, enforce.ErrNotNow) {
 		t.Errorf("a route of ours in another's place: %v, want %v", err, enforce.ErrNotNow)
 	}
@@ -145,7 +145,7 @@ func TestUnmarked(t *testing.T) {
 		}
 		return nil
 	}
-	put := plan.Action{Kind: plan.Put, Route: own(route("10.0.0.0/8", tunnel))}
+	put := plan.Action{Kind: plan.Put, Route: own(to("10.0.0.0/8", tunnel))}
 	if err := d.apply(put, put); err != nil {
 		t.Fatal(err)
 	}
@@ -156,18 +156,36 @@ func TestUnmarked(t *testing.T) {
 	if err := d.apply(plan.Action{Kind: plan.Withdraw, Route: got}); err != nil {
 		t.Error(err)
 	}
-	d.add(route("10.0.0.0/8", tunnel), 0)
+	d.add(to("10.0.0.0/8", tunnel), 0)
 	if got := d.at("10.0.0.0/8", tunnel); got.Origin != plan.Foreign {
 		t.Error("after ours was withdrawn, another's is taken for it")
 	}
 }
 
+// TestRestoreConnected has a Windows that keeps MIB_IPPROTO_LOCAL for itself.
+func TestRestoreConnected(t *testing.T) {
+	d := newDesk(t)
+	lan := d.at("192.168.1.0/24", plan.Hop{Link: 7})
+	d.k.refuse = func(call string, r []byte) error {
+		if call == "create" && le.Uint32(r[88:]) == protoLocal {
+			return errInvalidParameter
+		}
+		return nil
+	}
+	if err := d.apply(plan.Action{Kind: plan.Remove, Route: lan}, plan.Action{Kind: plan.Restore, Route: lan}); err != nil {
+		t.Fatal(err)
+	}
+	if got := d.at("192.168.1.0/24", plan.Hop{Link: 7}); got.Protocol != protoNetMgmt || got.Metric != lan.Metric || got.Origin != plan.Foreign {
+		t.Errorf("the network's route came back as %+v", got)
+	}
+}
+
 func TestRestoreNewer(t *testing.T) {
 	d := newDesk(t)
-	d.add(route("172.31.0.0/16", ethernet), 3)
+	d.add(to("172.31.0.0/16", ethernet), 3)
 	held := d.at("172.31.0.0/16", ethernet)
 	_ = d.apply(plan.Action{Kind: plan.Remove, Route: held})
-	d.add(route("172.31.0.0/16", ethernet), 9)
+	d.add(to("172.31.0.0/16", ethernet), 9)
 	if err := d.apply(plan.Action{Kind: plan.Restore, Route: held}); err != nil {
 		t.Errorf("its owner added it again: %v", err)
 	}
@@ -177,7 +195,7 @@ func TestRestoreNewer(t *testing.T) {
 }
 
 func TestErrors(t *testing.T) {
-	put := plan.Action{Kind: plan.Put, Route: own(route("10.0.0.0/8", tunnel))}
+	put := plan.Action{Kind: plan.Put, Route: own(to("10.0.0.0/8", tunnel))}
 	for _, c := range []struct{ kernel, want error }{
 		{errNotFound, enforce.ErrGone}, {syscall.Errno(5), syscall.Errno(5)}, {errObjectExists, enforce.ErrNotNow},
 	} {
@@ -188,7 +206,7 @@ func TestErrors(t *testing.T) {
 		}
 	}
 	d := newDesk(t)
-	d.add(route("10.0.0.0/8", ethernet), 0)
+	d.add(to("10.0.0.0/8", ethernet), 0)
 	held := d.at("10.0.0.0/8", ethernet)
 	actions := []plan.Action{{Kind: plan.Remove, Route: held}, {Kind: plan.Restore, Route: held}}
 	d.k.refuse = refusing("entry", syscall.Errno(5))
@@ -241,7 +259,7 @@ func TestReadErrors(t *testing.T) {
 		_, factsErr := d.s.Facts(t.Context())
 		_, bindErr := d.s.Binding()
 		watchErr := d.s.Watch(ctx, nil, enforce.NewSink(), func() {})
-		applyErr := d.apply(plan.Action{Kind: plan.Put, Route: own(route("10.0.0.0/8", tunnel))}, plan.Action{Kind: plan.Restore})
+		applyErr := d.apply(plan.Action{Kind: plan.Put, Route: own(to("10.0.0.0/8", tunnel))}, plan.Action{Kind: plan.Restore})
 		if err := errors.Join(tableErr, factsErr, bindErr, watchErr, applyErr); !errors.Is(err, broken) {
 			t.Errorf("%s fails and nobody says so: %v", call, err)
 		}
@@ -328,9 +346,9 @@ func (h heard) edge(t *testing.T, want string) {
 
 func TestWatch(t *testing.T) {
 	d := newDesk(t)
-	d.add(route("10.1.0.0/16", ethernet), 4)
+	d.add(to("10.1.0.0/16", ethernet), 4)
 	h := d.watch(nothing)
-	r := d.k.fakeRow(route("10.1.0.0/16", ethernet), 3)
+	r := d.k.fakeRow(to("10.1.0.0/16", ethernet), 3)
 	le.PutUint32(r[84:], 9)
 	if err := d.k.set(r); err != nil {
 		t.Fatal(err)

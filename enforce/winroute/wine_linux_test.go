@@ -2,6 +2,7 @@ package winroute
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -97,6 +98,14 @@ func (w *wine) run(name string, args ...string) (string, error) {
 	cmd := exec.CommandContext(w.ctx, path, args...)
 	cmd.Env = append(os.Environ(), "WINEPREFIX="+w.prefix, "WINEARCH=win64", "WINEDEBUG=-all",
 		"WINEDLLOVERRIDES=mscoree,mshtml=", "GOOS=windows", "GOARCH=amd64", "CGO_ENABLED=0")
-	out, err := cmd.CombinedOutput()
-	return string(out), err
+	// To a file: a pipe would have to be waited for until Wine's services end.
+	f, err := os.CreateTemp(filepath.Dir(w.program), "out")
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	cmd.Stdout, cmd.Stderr = f, f
+	failed := cmd.Run()
+	out, err := os.ReadFile(f.Name())
+	return string(out), errors.Join(failed, err)
 }
