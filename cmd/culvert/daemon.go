@@ -142,10 +142,8 @@ func (d *daemon) run(ctx context.Context, l *control.Listener) error {
 	server := control.Server{Engine: d.engine, Log: d.log, Daemon: control.Daemon{PID: os.Getpid(), Program: version(), Audit: d.settings.Audit}}
 	enforcing := start(func() error { return d.engine.Run(engineCtx) })
 	answering := start(func() error { return server.Serve(ctx, l) })
-	err := d.begin(ctx, enforcing)
-	if err == nil {
-		err = d.watch(ctx, enforcing, answering)
-	}
+	d.begin(ctx, enforcing)
+	err := d.watch(ctx, enforcing, answering)
 	d.notify(sd.SdNotifyStopping)
 	d.log.Info("stopping", "restore", !d.settings.Audit)
 	cancel()
@@ -156,17 +154,14 @@ func (d *daemon) run(ctx context.Context, l *control.Listener) error {
 
 // begin tells systemd once the enforcer is ready, the daemon's own sessions
 // among what it has judged.
-func (d *daemon) begin(ctx context.Context, enforcing *task) error {
+func (d *daemon) begin(ctx context.Context, enforcing *task) {
 	select {
 	case <-d.engine.Ready():
+		d.notify(sd.SdNotifyReady)
+		d.log.Info("ready", "socket", d.settings.Socket, "audit", d.settings.Audit)
 	case <-enforcing.done:
-		return nil
 	case <-ctx.Done():
-		return nil
 	}
-	d.notify(sd.SdNotifyReady)
-	d.log.Info("ready", "socket", d.settings.Socket, "audit", d.settings.Audit)
-	return nil
 }
 
 // watch waits for the end, and feeds systemd's watchdog while the enforcer's
@@ -184,6 +179,9 @@ func (d *daemon) watch(ctx context.Context, enforcing, answering *task) error {
 		case <-ctx.Done():
 			return nil
 		case <-enforcing.done:
+			if enforcing.err != nil {
+				return nil // it says why
+			}
 			return errors.New("the enforcer ended by itself")
 		case <-answering.done:
 			if ctx.Err() != nil {
