@@ -409,7 +409,9 @@ func (r Route) asWanted() Route {
 func (m *maker) put() {
 	for _, w := range m.wanted {
 		if !m.stands(w) {
-			m.out.Actions = append(m.out.Actions, Action{Kind: Put, Route: w, First: true, Why: "keeps the way to the VPN server"})
+			// Behind an equal one of the VPN's own: its client deletes the first
+			// that fits, which must not be ours.
+			m.out.Actions = append(m.out.Actions, Action{Kind: Put, Route: w, Why: "keeps the way to the VPN server"})
 		}
 	}
 	for e := range m.p.Entries() {
