@@ -182,10 +182,12 @@ func (j *FileJournal) Hold(entries []Entry) error {
 	for _, e := range entries {
 		r.Hold = append(r.Hold, toWire(e))
 	}
+	start := j.size
 	if err := j.append(r); err != nil {
 		return err
 	}
 	if err := j.file.Sync(); err != nil {
+		j.size = start // the line that is whole but not durable goes too
 		return errors.Join(fmt.Errorf("sync journal %s: %w", j.path, err), j.cut())
 	}
 	for _, e := range entries {

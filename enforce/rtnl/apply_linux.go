@@ -72,8 +72,8 @@ func restoreRoute(s *socket, r *plan.Route, first bool, age uint32) error {
 	if err == nil || errors.Is(err, enforce.ErrAlready) || errors.Is(err, enforce.ErrGone) || errors.Is(err, enforce.ErrNotNow) || errors.Is(err, unix.EPERM) {
 		return err
 	}
-	if addScaffolded(s, r, first, age) == nil {
-		return nil
+	if err := addScaffolded(s, r, first, age); err == nil || errors.Is(err, enforce.ErrAlready) {
+		return err // a route that stands is refused for its gateway before it is found there
 	}
 	for _, amend := range amendments(r) {
 		beginAdd(s, first)
@@ -111,7 +111,9 @@ func addScaffolded(s *socket, r *plan.Route, first bool, age uint32) error {
 	}
 	err := addRoute(s, r, first, age)
 	for i := range standing {
-		err = errors.Join(err, deleteRoute(s, nil, &standing[i]))
+		if e := deleteRoute(s, nil, &standing[i]); e != nil && !errors.Is(e, enforce.ErrAlready) {
+			err = errors.Join(err, e)
+		}
 	}
 	return err
 }

@@ -15,7 +15,7 @@ import (
 // can be match.
 func appendDelete(b, raw []byte, r *plan.Route) []byte {
 	start := len(b)
-	if raw[0] == unix.AF_INET && r.NexthopID == 0 && r.Hop.Link != 0 && !r.Multipath() && !hasAttr(raw, unix.RTA_ENCAP) {
+	if raw[0] == unix.AF_INET && r.NexthopID == 0 && r.Hop.Link != 0 && !hasAttr(raw, unix.RTA_MULTIPATH) && !hasAttr(raw, unix.RTA_ENCAP) {
 		// A leg named by itself also fits multipath routes that begin with it
 		// (fib_nh_match); as a list of one leg it fits no longer list.
 		b = appendCopy(b, raw, r, func(a attr) bool { return a.typ != unix.RTA_CACHEINFO && !isLeg(a.typ) })

@@ -269,7 +269,7 @@ func (ra *routeAttrs) legs(r *plan.Route) bool {
 	})
 	*r = r.WithHops(hops...)
 	r.Dead = !alive
-	return ok
+	return ok && len(hops) > 0 // a list of no legs says nothing of where it leads
 }
 
 // eachLeg calls f with the bytes of each struct rtnexthop and its attributes.
