@@ -1,0 +1,213 @@
+//go:build linux
+
+package promise
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/culvert-project/culvert/enforce"
+	"github.com/culvert-project/culvert/testenv"
+)
+
+// run starts the program's daemon with a session and waits until it enforces.
+func (l *lab) run(t *testing.T, p *testenv.Program, s enforce.Session) *testenv.Process {
+	t.Helper()
+	d := p.Daemon(t, upArgs(s)[1:]...)
+	testenv.Eventually(t, patience, "enforcing", func() bool {
+		return strings.Contains(p.Exec(t, "status", "--json").Stdout, `"enforcing"`)
+	})
+	return d
+}
+
+// back compares the table with that of before, byte for byte.
+func (l *lab) back(t *testing.T, what, before, during string) {
+	t.Helper()
+	if d := l.difference(t, before, l.ns.MainTable(t), sandwiched(before, during)); d != "" {
+		t.Errorf("%s, the table differs:\n%s", what, d)
+	}
+}
+
+// TestRestoreEveryShape: a full tunnel takes every route that iproute2 can make,
+// and gives all of them back: when the daemon is stopped, and when it is killed
+// and then recovered or started anew.
+func TestRestoreEveryShape(t *testing.T) {
+	needs(t)
+	l := newLab(t)
+	before := l.fill(t)
+	p := testenv.NewProgram(t, l.ns, "")
+	d := l.run(t, p, everything)
+	during := l.ns.MainTable(t)
+	taken := len(gone(before, during))
+	t.Logf("%d routes, %d taken", len(entries(before)), taken)
+	if taken < len(shapes)-20 {
+		t.Errorf("only %d routes were taken:\n%s", taken, during)
+	}
+	for name, loose := range sandwiched(before, during) {
+		if loose {
+			t.Errorf("the order of %s is not compared", name)
+		}
+	}
+	stop(t, d)
+	l.back(t, "stopped", before, during)
+
+	l.run(t, p, everything).Kill()
+	l.stillOut(t, taken, before)
+	p.Must(t, "recover")
+	l.back(t, "killed and recovered", before, during)
+
+	l.run(t, p, everything).Kill()
+	l.stillOut(t, taken, before)
+	stop(t, p.Daemon(t))
+	l.back(t, "killed and started anew", before, during)
+
+	l.run(t, p, everything).Kill()
+	stop(t, l.run(t, p, everything))
+	l.back(t, "killed, started anew with the session and stopped", before, during)
+}
+
+func stop(t *testing.T, d *testenv.Process) {
+	t.Helper()
+	if code := d.Stop(t); code != 0 {
+		t.Errorf("the daemon ended with %d:\n%s", code, d.Output())
+	}
+}
+
+// stillOut is the control of a kill: nothing has come back by itself.
+func (l *lab) stillOut(t *testing.T, taken int, before string) {
+	t.Helper()
+	if n := len(gone(before, l.ns.MainTable(t))); n != taken {
+		t.Errorf("%d routes are out after the kill, %d were taken", n, taken)
+	}
+}
+
+// wreck leaves a killed daemon's journal behind: every shape is out.
+func (l *lab) wreck(t *testing.T) (p *testenv.Program, before, during string) {
+	t.Helper()
+	before = l.fill(t)
+	p = testenv.NewProgram(t, l.ns, "")
+	d := l.run(t, p, everything)
+	during = l.ns.MainTable(t)
+	d.Kill()
+	return p, before, during
+}
+
+func journalOf(t *testing.T, p *testenv.Program) string {
+	t.Helper()
+	found, err := filepath.Glob(filepath.Join(p.StateDir, "journal-*.jsonl"))
+	if err != nil || len(found) != 1 {
+		t.Fatalf("journals: %v, %v", found, err)
+	}
+	return found[0]
+}
+
+// edit changes a journal as nothing of ours would.
+func edit(t *testing.T, path string, f func(string) string) {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed := f(string(b))
+	if changed == string(b) {
+		t.Fatalf("nothing to change in %s:\n%.500s", path, b)
+	}
+	if err := os.WriteFile(path, []byte(changed), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestTornJournal: the last line was cut off by the crash, or there is half of
+// one more. What the whole lines hold comes back.
+func TestTornJournal(t *testing.T) {
+	needs(t)
+	l := newLab(t)
+	for _, torn := range []string{`{"hold":[{"id":999,"rou`, "{", "\x00\x00\x00", `{"forget":[1,2,3]`} {
+		p, before, during := l.wreck(t)
+		edit(t, journalOf(t, p), func(s string) string { return s + torn })
+		p.Must(t, "recover")
+		l.back(t, "torn by "+torn, before, during)
+	}
+}
+
+// TestForeignJournal: what another boot or a namespace that is no more had
+// written down means nothing here.
+func TestForeignJournal(t *testing.T) {
+	needs(t)
+	l := newLab(t)
+	for name, was := range map[string]*regexp.Regexp{
+		"another boot":      regexp.MustCompile(`"boot":"(\w)`),
+		"another namespace": regexp.MustCompile(`"namespace":"net:\[\d+\]#?(\d*)`),
+	} {
+		p, before, during := l.wreck(t)
+		edit(t, journalOf(t, p), func(s string) string { return was.ReplaceAllString(s, `${0}7`) })
+		d := p.Daemon(t)
+		stop(t, d)
+		if !strings.Contains(d.Output(), "discarded") {
+			t.Errorf("%s: the daemon does not say so:\n%s", name, d.Output())
+		}
+		after := l.ns.MainTable(t)
+		if extra := gone(after, during); len(extra) > 0 {
+			t.Errorf("%s: given back:\n%s", name, strings.Join(extra, ""))
+		}
+		if len(gone(before, after)) == 0 || strings.Contains(after, " proto 117 ") {
+			t.Errorf("%s: nothing is out, or culvert's own routes still stand:\n%s", name, after)
+		}
+		if out := p.Must(t, "recover"); !strings.Contains(out, "nothing to recover") {
+			t.Errorf("%s, recovered after that: %s", name, out)
+		}
+	}
+}
+
+// TestDeviceIsAnother: between crash and recovery eth2 was deleted and made
+// again, with another index or the same one. Its routes are forgotten; they
+// are not another interface's.
+func TestDeviceIsAnother(t *testing.T) {
+	needs(t)
+	for _, name := range []string{"new index", "same index"} {
+		l := newLab(t)
+		p, before, _ := l.wreck(t)
+		index := l.index(t, "eth2")
+		l.ns.LinkDel(t, "eth2")
+		if name == "same index" {
+			l.ns.IP(t, "link add eth2 index", itoa(index), "type veth peer name peer2")
+			l.ns.IP(t, "link set eth2 up")
+			l.ns.IP(t, "link set peer2 up")
+		} else {
+			testenv.Veth(t, testenv.End{NS: l.ns, Name: "eth2"}, testenv.End{NS: l.far, Name: "eth2"})
+		}
+		out := p.Must(t, "recover")
+		after := l.ns.MainTable(t)
+		for _, e := range gone(before, after) {
+			// Nexthop objects of eth2 went with it, and took routes and legs along.
+			if !strings.Contains(e, "eth2") && !strings.Contains(e, "nhid") {
+				t.Errorf("%s: lost: %s", name, e)
+			}
+		}
+		onEth2 := func(e string) bool { return strings.Contains(e, "dev eth2") && !strings.Contains(e, "proto kernel") }
+		if i := slices.IndexFunc(entries(after), onEth2); i >= 0 {
+			t.Errorf("%s: given to another interface: %s", name, entries(after)[i])
+		}
+		if len(gone(before, after)) == 0 {
+			t.Errorf("%s: nothing was forgotten: %s", name, out)
+		}
+	}
+}
+
+// TestRenamedWhileConnected: a renamed interface is still itself.
+func TestRenamedWhileConnected(t *testing.T) {
+	needs(t)
+	l := newLab(t)
+	before := l.fill(t)
+	p := testenv.NewProgram(t, l.ns, "")
+	d := l.run(t, p, everything)
+	during := l.ns.MainTable(t)
+	l.ns.IP(t, "link set dev eth2 name lan9")
+	stop(t, d)
+	rename := func(s string) string { return strings.ReplaceAll(s, "eth2", "lan9") }
+	l.back(t, "renamed", rename(before), rename(during))
+}
