@@ -2,7 +2,8 @@ package main
 
 import "fmt"
 
-// holder says who has the place of a network namespace's one daemon.
+// holder says who has the place of the one daemon: that of a network namespace
+// on Linux, of the machine elsewhere.
 type holder struct {
 	PID    int    `json:"pid"`
 	What   string `json:"what"` // the command: run or recover
@@ -20,6 +21,9 @@ func (h holder) String() string {
 	case h.What != "":
 		return fmt.Sprintf("\"culvert %s\", process %d", h.What, h.PID)
 	}
+	if h.PID == 0 {
+		return "by a process that did not say which it is"
+	}
 	return fmt.Sprintf("process %d", h.PID)
 }
 
@@ -27,9 +31,9 @@ func (h holder) String() string {
 // to a network namespace and vanish with their process.
 const lockName = "@culvert-daemon"
 
-// heldError: another process serves this network namespace.
+// heldError: another process serves what this one would.
 type heldError struct{ by holder }
 
 func (e *heldError) Error() string {
-	return "this network namespace is served already: " + e.by.String()
+	return "this " + servedPlace + " is served already: " + e.by.String()
 }

@@ -12,6 +12,12 @@ import (
 	"github.com/culvert-project/culvert/enforce/rtnl"
 )
 
+// servedPlace is what one daemon serves.
+const servedPlace = "network namespace"
+
+// lackingFlags: nothing is missing here.
+var lackingFlags []string
+
 type linux struct{ *rtnl.System }
 
 func newSystem() (system, error) {

@@ -1,4 +1,4 @@
-//go:build !linux
+//go:build !linux && !darwin && !windows
 
 package main
 
@@ -11,8 +11,14 @@ import (
 	"github.com/culvert-project/culvert/enforce"
 )
 
-// errUnsupported: the operating system cannot do this yet.
-var errUnsupported = fmt.Errorf("%w on this system yet", errors.ErrUnsupported)
+// errUnsupported: culvert has no adapter for the operating system.
+var errUnsupported = fmt.Errorf("%w on this system", errors.ErrUnsupported)
+
+// servedPlace is what one daemon serves.
+const servedPlace = "machine"
+
+// lackingFlags ask for what no other system has.
+var lackingFlags = noRules[:]
 
 func newSystem() (system, error)            { return nil, errUnsupported }
 func binding() (enforce.Binding, error)     { return enforce.Binding{}, errUnsupported }

@@ -13,7 +13,7 @@ func describe(s Settings, err error) string {
 		return err.Error()
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s %s audit=%t loss=%s all=%t keep=%t json=%t", s.StateDir, s.Socket, s.Audit, s.OnLoss, s.RestoreAll, s.KeepUnreachable, s.LogJSON)
+	fmt.Fprintf(&b, "%s %s audit=%t loss=%s leak=%s for=%s witness=%s all=%t keep=%t json=%t", s.StateDir, s.Socket, s.Audit, s.OnLoss, s.OnLeak, s.GuardFor, s.Witness, s.RestoreAll, s.KeepUnreachable, s.LogJSON)
 	for _, x := range s.Sessions {
 		fmt.Fprintf(&b, "\n%v", x)
 	}
@@ -26,7 +26,7 @@ func parse(text string) string {
 	return describe(s, err)
 }
 
-const defaults = "/var/lib/culvert /run/culvert/culvert.sock audit=false loss=restore all=false keep=false json=false"
+const defaults = "/var/lib/culvert /run/culvert/culvert.sock audit=false loss=restore leak=count for=0s witness=auto all=false keep=false json=false"
 
 func TestParse(t *testing.T) {
 	tests := []struct{ name, text, want string }{
@@ -37,7 +37,10 @@ func TestParse(t *testing.T) {
 state_dir: /s
 socket: /c.sock
 audit: true
-on_loss: restore
+on_loss: guard
+on_leak: drop
+guard_for: 10m
+witness: require
 restore: all
 keep_unreachable: true
 log_format: json
@@ -52,7 +55,7 @@ sessions:
   - tunnel: wg0
     protect: [0.0.0.0/0]
     other_table: [0.0.0.0/0]
-`, `/s /c.sock audit=true loss=restore all=true keep=true json=true
+`, `/s /c.sock audit=true loss=guard leak=drop for=10m0s witness=require all=true keep=true json=true
 {tun0 [10.0.0.0/8 ::/3 2001:db8::/32] [10.1.0.0/16 10.2.0.0/16] [198.51.100.7:1194/udp [2001:db8::7]:443/tcp] [docker0] [] true}
 {wg0 [0.0.0.0/0] [] [] [] [0.0.0.0/0] true}`},
 		{"unknown key", "audit: true\nauditt: false\n", "c.yaml:2: unknown field \"auditt\"; see \"culvert run --help\" for the known ones"},
@@ -64,7 +67,10 @@ sessions:
 		{"several for one", "audit: [true]\n", "c.yaml:1: one value is expected here, not several"},
 		{"bad boolean", "\naudit: maybe\n", "c.yaml:2: audit: maybe is neither true nor false"},
 		{"relative path", "state_dir: here\n", "c.yaml:1: state_dir: here is not an absolute path; write one that begins with /"},
-		{"guard", "on_loss: guard\n", "c.yaml:1: on_loss: guard is not available in this version; use restore"},
+		{"unknown loss", "on_loss: give-up\n", "c.yaml:1: on_loss: give-up is unknown; write restore or guard"},
+		{"unknown witness", "witness: maybe\n", "c.yaml:1: witness: maybe is unknown; write auto, off or require"},
+		{"no duration", "guard_for: soon\n", "c.yaml:1: guard_for: soon is not a length of time; write one like 10m"},
+		{"short duration", "guard_for: 10ms\n", "c.yaml:1: guard_for: 10ms is too short; write at least 1s, or 0 for ever"},
 		{"bad word", "restore: some\n", "c.yaml:1: restore: some is unknown; write preexisting or all"},
 		{"host bits, on its own line", "sessions:\n- tunnel: tun0\n  protect:\n  - 10.0.0.0/8\n  - 10.1.2.3/16\n", "c.yaml:5: protect: 10.1.2.3/16 has host bits set; write 10.1.0.0/16"},
 		{"no tunnel", "sessions:\n- protect: [10.0.0.0/8]\n", "c.yaml: session 1: tunnel: names no interface; give the tunnel's, for example tun0"},
@@ -78,6 +84,30 @@ sessions:
 				t.Errorf("got:\n%s\nwant:\n%s", got, tt.want)
 			}
 		})
+	}
+}
+
+func TestCheck(t *testing.T) {
+	tests := []struct {
+		name, text string
+		drops, bad bool
+	}{
+		{"nothing", "", false, false},
+		{"drop", "on_leak: drop\n", true, false},
+		{"guard drops", "on_loss: guard\nguard_for: 10m\n", true, false},
+		{"audit changes nothing", "audit: true\non_leak: drop\non_loss: guard\nwitness: off\n", false, false},
+		{"drop without witness", "on_leak: drop\nwitness: off\n", true, true},
+		{"guard without witness", "on_loss: guard\nwitness: off\n", true, true},
+		{"no guard to bound", "guard_for: 10m\n", false, true},
+	}
+	for _, tt := range tests {
+		s := Default()
+		if err := s.Parse("c.yaml", []byte(tt.text)); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Check(); (err != nil) != tt.bad || s.Drops() != tt.drops {
+			t.Errorf("%s: drops %t, error %v", tt.name, s.Drops(), err)
+		}
 	}
 }
 

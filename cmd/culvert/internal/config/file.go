@@ -94,6 +94,9 @@ type document struct {
 	Socket          word    `yaml:"socket"`
 	Audit           word    `yaml:"audit"`
 	OnLoss          word    `yaml:"on_loss"`
+	OnLeak          word    `yaml:"on_leak"`
+	GuardFor        word    `yaml:"guard_for"`
+	Witness         word    `yaml:"witness"`
 	Restore         word    `yaml:"restore"`
 	KeepUnreachable word    `yaml:"keep_unreachable"`
 	LogFormat       word    `yaml:"log_format"`
@@ -111,6 +114,9 @@ func (d *document) settings() []setting {
 		{"socket", d.Socket},
 		{"audit", d.Audit},
 		{"on_loss", d.OnLoss},
+		{"on_leak", d.OnLeak},
+		{"guard_for", d.GuardFor},
+		{"witness", d.Witness},
 		{"restore", d.Restore},
 		{"keep_unreachable", d.KeepUnreachable},
 		{"log_format", d.LogFormat},

@@ -5,7 +5,9 @@ package config
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"time"
 
 	"github.com/culvert-project/culvert/cmd/culvert/internal/session"
 	"github.com/culvert-project/culvert/enforce"
@@ -17,21 +19,55 @@ type Settings struct {
 	Socket          string
 	Audit           bool
 	OnLoss          enforce.Loss
+	OnLeak          Leak
+	GuardFor        time.Duration // how long a guard holds; 0 is for ever
+	Witness         Need
 	RestoreAll      bool
 	KeepUnreachable bool
 	LogJSON         bool
 	Sessions        []enforce.Session // opened at start, and again when their tunnels come
 }
 
-// The places that are used when none is named.
+// Leak says what is done with packets that leave outside their tunnel.
+type Leak string
+
+// The ways to answer a leak.
 const (
-	DefaultStateDir = "/var/lib/culvert"
-	DefaultSocket   = "/run/culvert/culvert.sock"
+	LeakCount Leak = "count" // let it go
+	LeakDrop  Leak = "drop"  // stop it
+)
+
+// Need says whether the witness of packets must be there.
+type Need string
+
+// The needs.
+const (
+	WitnessAuto    Need = "auto"    // where it can be had
+	WitnessOff     Need = "off"     // not at all
+	WitnessRequire Need = "require" // or the daemon does not run
 )
 
 // Default returns the settings of a daemon that is told nothing.
 func Default() Settings {
-	return Settings{StateDir: DefaultStateDir, Socket: DefaultSocket, OnLoss: enforce.LossRestore}
+	return Settings{StateDir: DefaultStateDir, Socket: DefaultSocket, OnLoss: enforce.LossRestore, OnLeak: LeakCount, Witness: WitnessAuto}
+}
+
+// Drops reports whether leaks are to be stopped. A guard that began only when
+// the tunnel is gone would be too late, so one does from the start. An audit
+// changes nothing.
+func (s *Settings) Drops() bool {
+	return !s.Audit && (s.OnLeak == LeakDrop || s.OnLoss == enforce.LossGuard)
+}
+
+// Check finds settings that contradict each other.
+func (s *Settings) Check() error {
+	switch {
+	case s.Drops() && s.Witness == WitnessOff:
+		return &session.Error{Text: "leaks cannot be stopped without the witness: leave out --witness off, or --on-leak drop and --on-loss guard"}
+	case s.GuardFor > 0 && !s.Drops() && !s.Audit:
+		return &session.Error{Text: "--guard-for bounds a guard, but none is asked for: add --on-loss guard or --on-leak drop"}
+	}
+	return nil
 }
 
 // Set sets one value by the name that it has in the file. Where is how an
@@ -48,7 +84,13 @@ func (s *Settings) Set(where, key, value string) error {
 	case "keep_unreachable":
 		return setBool(&s.KeepUnreachable, value, fail)
 	case "on_loss":
-		return setLoss(&s.OnLoss, value, fail)
+		return pick(&s.OnLoss, value, fail, enforce.LossRestore, enforce.LossGuard)
+	case "on_leak":
+		return pick(&s.OnLeak, value, fail, LeakCount, LeakDrop)
+	case "guard_for":
+		return setDuration(&s.GuardFor, value, fail)
+	case "witness":
+		return pick(&s.Witness, value, fail, WitnessAuto, WitnessOff, WitnessRequire)
 	case "restore":
 		return choose(&s.RestoreAll, value, [2]string{"preexisting", "all"}, fail)
 	case "log_format":
@@ -59,7 +101,7 @@ func (s *Settings) Set(where, key, value string) error {
 
 func setPath(dst *string, value string, fail func(string) error) error {
 	if !filepath.IsAbs(value) {
-		return fail("is not an absolute path; write one that begins with /")
+		return fail("is not an absolute path; write one that begins with " + rootForm)
 	}
 	*dst = filepath.Clean(value)
 	return nil
@@ -74,15 +116,40 @@ func setBool(dst *bool, value string, fail func(string) error) error {
 	return nil
 }
 
-func setLoss(dst *enforce.Loss, value string, fail func(string) error) error {
-	switch enforce.Loss(value) {
-	case enforce.LossRestore:
-		*dst = enforce.LossRestore
+// pick takes one of some words.
+func pick[T ~string](dst *T, value string, fail func(string) error, words ...T) error {
+	if slices.Contains(words, T(value)) {
+		*dst = T(value)
 		return nil
-	case enforce.LossGuard:
-		return fail("is not available in this version; use restore")
 	}
-	return fail("is unknown; write restore")
+	text := "is unknown; write " + string(words[0])
+	for i, w := range words[1:] {
+		sep := ", "
+		if i == len(words)-2 {
+			sep = " or "
+		}
+		text += sep + string(w)
+	}
+	return fail(text)
+}
+
+// minGuard is the shortest guard that can be renewed in time on a busy machine.
+const minGuard = time.Second
+
+// setDuration takes a length of time; 0 is none.
+func setDuration(dst *time.Duration, value string, fail func(string) error) error {
+	d, err := time.ParseDuration(value)
+	if value == "0" {
+		d, err = 0, nil
+	}
+	switch {
+	case err != nil:
+		return fail("is not a length of time; write one like 10m")
+	case d < 0 || d > 0 && d < minGuard:
+		return fail("is too short; write at least " + minGuard.String() + ", or 0 for ever")
+	}
+	*dst = d
+	return nil
 }
 
 // choose sets dst to whether value is the second of two words.

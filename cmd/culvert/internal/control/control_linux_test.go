@@ -15,11 +15,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/culvert-project/culvert/cmd/culvert/internal/report"
 	"github.com/culvert-project/culvert/enforce"
 )
 
 // fakeEngine knows one session, tun0.
-type fakeEngine struct{ opened atomic.Int64 }
+type fakeEngine struct {
+	opened, watching atomic.Int64
+	crowded          atomic.Bool
+}
 
 func (f *fakeEngine) Open(ctx context.Context, s enforce.Session) (enforce.SessionStatus, error) {
 	f.opened.Add(1)
@@ -44,8 +48,36 @@ func (f *fakeEngine) Sessions(context.Context) ([]enforce.Session, error) {
 	return []enforce.Session{{Tunnel: "tun0"}}, nil
 }
 
-func (f *fakeEngine) Status(context.Context) (enforce.Status, error) {
-	return enforce.Status{Sessions: []enforce.SessionStatus{{Tunnel: "tun0", State: enforce.Enforcing}}}, nil
+func (f *fakeEngine) Status(context.Context) (report.Status, error) {
+	return report.Status{
+		Sessions: []report.Session{{SessionStatus: enforce.SessionStatus{Tunnel: "tun0", State: enforce.Enforcing}}},
+		Witness:  report.Witness{Mode: report.Off, Reason: "a test"},
+	}, nil
+}
+
+func (f *fakeEngine) Leaks(context.Context) (*report.Leaks, report.Witness, error) {
+	return &report.Leaks{Totals: report.Totals{Packets: 3}}, report.Witness{Mode: report.Drop}, nil
+}
+
+// Watch tells of three incidents, then of nothing.
+func (f *fakeEngine) Watch(ctx context.Context, tell func(report.Event) error) error {
+	if f.crowded.Load() {
+		return errors.New("too many")
+	}
+	for i := range 3 {
+		in := report.Incident{Incident: enforce.Incident{ID: uint64(i)}}
+		if err := tell(report.Event{Kind: "incident", Incident: &in}); err != nil {
+			return err
+		}
+	}
+	f.watching.Add(1)
+	<-ctx.Done()
+	f.watching.Add(-1)
+	return nil
+}
+
+func (f *fakeEngine) Release(context.Context) (report.Released, error) {
+	return report.Released{Tunnels: []string{"tun0"}, Routes: 2}, nil
 }
 
 // serve starts a server and returns its socket; it ends with the test.
@@ -85,7 +117,9 @@ func TestAsk(t *testing.T) {
 		{"bad input", Request{Op: Open, Session: &enforce.Session{Tunnel: "bad"}}, "input: open: bad: no such interface"},
 		{"close", Request{Op: Close, Tunnel: "tun0"}, `{"version":1,"session":{"tunnel":"tun0","state":"restored","protected":null,"excluded":null,"removed":0,"readded":0,"restored":0,"held":null,"contested":null,"unenforceable":null}}`},
 		{"no session", Request{Op: Close, Tunnel: "tun9"}, "no_session: tun9: no session"},
-		{"status", Request{Op: Status}, `{"version":1,"daemon":{"pid":7,"program":"test"},"status":{"sessions":[{"tunnel":"tun0","state":"enforcing","protected":null,"excluded":null,"removed":0,"readded":0,"restored":0,"held":null,"contested":null,"unenforceable":null}],"incidents":null}}`},
+		{"status", Request{Op: Status}, `{"version":1,"daemon":{"pid":7,"program":"test"},"status":{"sessions":[{"tunnel":"tun0","state":"enforcing","protected":null,"excluded":null,"removed":0,"readded":0,"restored":0,"held":null,"contested":null,"unenforceable":null}],"incidents":null,"witness":{"mode":"off","reason":"a test","suppressed":0,"lost":0,"interfaces":null}}}`},
+		{"leaks", Request{Op: Leaks}, `{"version":1,"leaks":{"packets":3,"bytes":0,"dropped":0,"by":null},"witness":{"mode":"drop","suppressed":0,"lost":0,"interfaces":null}}`},
+		{"release", Request{Op: Release}, `{"version":1,"released":{"tunnels":["tun0"],"routes":2}}`},
 		{"unknown", Request{Op: "dance"}, `protocol: request: operation "dance" is unknown`},
 		{"open nothing", Request{Op: Open}, "protocol: request: open has too much or too little beside it"},
 		{"too much", Request{Op: Status, Tunnel: "tun0"}, "protocol: request: status has too much or too little beside it"},
@@ -108,6 +142,42 @@ func TestAsk(t *testing.T) {
 	}
 	if _, err := Ask(context.Background(), path, Request{Op: Close, Tunnel: "tun9"}); !errors.Is(err, enforce.ErrNoSession) {
 		t.Errorf("%v is not ErrNoSession", err)
+	}
+}
+
+// TestFollow: events come until the asker leaves, the daemon ends, or it has no
+// place for more.
+func TestFollow(t *testing.T) {
+	e := &fakeEngine{}
+	path := serve(t, e)
+	ctx, cancel := context.WithCancel(context.Background())
+	var got []uint64
+	err := Follow(ctx, path, func(ev report.Event) error {
+		if got = append(got, ev.Incident.ID); len(got) == 3 {
+			cancel()
+		}
+		return nil
+	})
+	if err != nil || fmt.Sprint(got) != "[0 1 2]" {
+		t.Errorf("got %v, %v", got, err)
+	}
+	for range 1000 {
+		if e.watching.Load() == 0 {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	if n := e.watching.Load(); n != 0 {
+		t.Errorf("%d are still watching after the asker left", n)
+	}
+	full := errors.New("disk full")
+	if err := Follow(context.Background(), path, func(report.Event) error { return full }); !errors.Is(err, full) {
+		t.Errorf("got %v", err)
+	}
+	e.crowded.Store(true)
+	var remote *Error
+	if err := Follow(context.Background(), path, func(report.Event) error { return nil }); !errors.As(err, &remote) {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -1,6 +1,9 @@
+//go:build !windows
+
 package control
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,10 +20,14 @@ type Listener struct{ unix *net.UnixListener }
 // Close stops listening and removes the socket.
 func (l *Listener) Close() error { return l.unix.Close() }
 
-func (l *Listener) accept() (*net.UnixConn, error) { return l.unix.AcceptUnix() }
+func (l *Listener) accept() (net.Conn, error) { return l.unix.Accept() }
 
-// ErrTaken: something that is not a dead daemon's socket has the path.
-var ErrTaken = errors.New("path is taken")
+func dial(ctx context.Context, path string) (net.Conn, error) {
+	return new(net.Dialer).DialContext(ctx, "unix", path)
+}
+
+// onlyThese says who may use the socket, and how to become one of them.
+const onlyThese = "only root may speak to the daemon; use sudo"
 
 // Listen opens the control socket: mode 0600, its folder made when it is not
 // there. The socket of a dead daemon is replaced; a living one's and anything

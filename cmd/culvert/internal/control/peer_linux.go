@@ -3,7 +3,6 @@ package control
 import (
 	"fmt"
 	"net"
-	"os"
 
 	"golang.org/x/sys/unix"
 )
@@ -11,15 +10,16 @@ import (
 func peerSupported() error { return nil }
 
 // checkPeer lets root ask, and whoever the daemon itself runs as.
-func checkPeer(conn *net.UnixConn) error {
-	cred, err := Peer(conn)
+func checkPeer(conn net.Conn) error {
+	unixConn, ok := conn.(*net.UnixConn)
+	if !ok {
+		return errNoPeer
+	}
+	cred, err := Peer(unixConn)
 	if err != nil {
 		return err
 	}
-	if cred.Uid != 0 && int(cred.Uid) != os.Geteuid() {
-		return fmt.Errorf("user %d may not use this socket; only root may", cred.Uid)
-	}
-	return nil
+	return mayAsk(cred.Uid)
 }
 
 // Peer says who is at the other end of a connection, as the kernel noted it

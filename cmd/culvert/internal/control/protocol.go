@@ -6,6 +6,9 @@
 //	← {"version":1,"session":{"tunnel":"tun0","state":"enforcing",…}}
 //	→ {"version":1,"op":"close","tunnel":"tun9"}
 //	← {"version":1,"error":{"code":"no_session","message":"tun9: no session"}}
+//
+// One operation has many answers: watch, whose first line says who answers, and
+// each further one what has happened.
 package control
 
 import (
@@ -16,6 +19,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/culvert-project/culvert/cmd/culvert/internal/report"
 	"github.com/culvert-project/culvert/enforce"
 )
 
@@ -38,6 +42,10 @@ const (
 	Close  Op = "close"  // end the session on Tunnel
 	Status Op = "status" // everything there is to tell
 	Policy Op = "policy" // the open sessions as they were asked for
+
+	Leaks   Op = "leaks"   // what leaked, all of it
+	Watch   Op = "watch"   // what happens, as it happens
+	Release Op = "release" // end the guards of tunnels that are away
 )
 
 // Request is one question.
@@ -54,8 +62,13 @@ type Response struct {
 	Error   *Error                 `json:"error,omitempty"`
 	Daemon  *Daemon                `json:"daemon,omitempty"`
 	Session *enforce.SessionStatus `json:"session,omitempty"`
-	Status  *enforce.Status        `json:"status,omitempty"`
+	Status  *report.Status         `json:"status,omitempty"`
 	Policy  []enforce.Session      `json:"policy,omitempty"`
+
+	Leaks    *report.Leaks    `json:"leaks,omitempty"`   // of leaks; nil when nothing is measured
+	Witness  *report.Witness  `json:"witness,omitempty"` // of leaks
+	Event    *report.Event    `json:"event,omitempty"`   // of watch
+	Released *report.Released `json:"released,omitempty"`
 }
 
 // Daemon says who answers.
@@ -128,7 +141,7 @@ func readRequest(r io.Reader) (Request, error) {
 func (req Request) check() error {
 	var session, tunnel bool
 	switch req.Op {
-	case Ping, Status, Policy:
+	case Ping, Status, Policy, Leaks, Watch, Release:
 	case Open:
 		session = true
 	case Close:

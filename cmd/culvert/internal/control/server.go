@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/culvert-project/culvert/cmd/culvert/internal/report"
 	"github.com/culvert-project/culvert/enforce"
 )
 
@@ -19,12 +20,16 @@ const (
 	maxConns      = 16
 )
 
-// Engine is what a daemon does for the command line. [enforce.Enforcer] is one.
+// Engine is what a daemon does for the command line: the enforcer, joined with
+// the witness.
 type Engine interface {
 	Open(ctx context.Context, s enforce.Session) (enforce.SessionStatus, error)
 	Close(ctx context.Context, tunnel string) (enforce.SessionStatus, error)
-	Status(ctx context.Context) (enforce.Status, error)
+	Status(ctx context.Context) (report.Status, error)
 	Sessions(ctx context.Context) ([]enforce.Session, error)
+	Leaks(ctx context.Context) (*report.Leaks, report.Witness, error)
+	Watch(ctx context.Context, f func(report.Event) error) error
+	Release(ctx context.Context) (report.Released, error)
 }
 
 // Server answers requests with an Engine. Log may be nil.
@@ -69,10 +74,28 @@ func (s *Server) Serve(ctx context.Context, l *Listener) error {
 func transient(err error) bool { return !errors.Is(err, net.ErrClosed) }
 
 // handle carries one connection from its request to its end.
-func (s *Server) handle(ctx context.Context, conn *net.UnixConn) {
+func (s *Server) handle(ctx context.Context, conn net.Conn) {
 	defer conn.Close() //nolint:errcheck // nothing is left to lose
 	_ = conn.SetReadDeadline(time.Now().Add(readTimeout))
-	resp := s.serve(ctx, conn)
+	req, err := s.request(conn)
+	switch {
+	case err != nil:
+		s.answer(conn, Response{Error: asError(err)})
+	case req.Op == Watch:
+		s.watch(ctx, conn)
+	default:
+		s.answer(conn, s.serve(ctx, req))
+	}
+}
+
+func (s *Server) request(conn net.Conn) (Request, error) {
+	if err := checkPeer(conn); err != nil {
+		return Request{}, &Error{CodeDenied, err.Error()}
+	}
+	return readRequest(conn)
+}
+
+func (s *Server) answer(conn net.Conn, resp Response) {
 	resp.Version = Version
 	_ = conn.SetWriteDeadline(time.Now().Add(writeTimeout))
 	if err := writeLine(conn, resp); err != nil && s.Log != nil {
@@ -80,14 +103,7 @@ func (s *Server) handle(ctx context.Context, conn *net.UnixConn) {
 	}
 }
 
-func (s *Server) serve(ctx context.Context, conn *net.UnixConn) Response {
-	if err := checkPeer(conn); err != nil {
-		return Response{Error: &Error{CodeDenied, err.Error()}}
-	}
-	req, err := readRequest(conn)
-	if err != nil {
-		return Response{Error: asError(err)}
-	}
+func (s *Server) serve(ctx context.Context, req Request) Response {
 	ctx, cancel := context.WithTimeout(ctx, engineTimeout)
 	defer cancel()
 	resp, err := s.do(ctx, req)
@@ -95,6 +111,26 @@ func (s *Server) serve(ctx context.Context, conn *net.UnixConn) Response {
 		resp.Error = asError(err)
 	}
 	return resp
+}
+
+// watch writes a line for each event until the asker hangs up or the context
+// ends.
+func (s *Server) watch(ctx context.Context, conn net.Conn) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	_ = conn.SetReadDeadline(time.Time{})
+	go func() {
+		defer cancel()
+		_, _ = conn.Read(make([]byte, 1)) // there is nothing more to ask
+	}()
+	s.answer(conn, Response{Daemon: &s.Daemon})
+	err := s.Engine.Watch(ctx, func(ev report.Event) error {
+		_ = conn.SetWriteDeadline(time.Now().Add(writeTimeout))
+		return writeLine(conn, Response{Version: Version, Event: &ev})
+	})
+	if err != nil && ctx.Err() == nil {
+		s.answer(conn, Response{Error: asError(err)})
+	}
 }
 
 // do carries out one request.
@@ -111,6 +147,12 @@ func (s *Server) do(ctx context.Context, req Request) (resp Response, err error)
 	case Status:
 		resp.Daemon = &s.Daemon
 		resp.Status, err = pointer(s.Engine.Status(ctx))
+	case Leaks:
+		var state report.Witness
+		resp.Leaks, state, err = s.Engine.Leaks(ctx)
+		resp.Witness = &state
+	case Release:
+		resp.Released, err = pointer(s.Engine.Release(ctx))
 	}
 	return resp, err
 }
