@@ -38,16 +38,24 @@ func serve(ctx context.Context, s config.Settings, log *slog.Logger) error {
 	for _, note := range st.journal.Notes() {
 		log.Warn("journal", "path", st.journal.Path(), "note", note)
 	}
-	l, err := control.Listen(s.Socket)
-	if errors.Is(err, control.ErrTaken) {
-		return withCode(exitUsage, err)
-	} else if err != nil {
+	probe, err := openProbe(s, log)
+	if err != nil {
 		return err
 	}
-	opt := engineOptions(s, log)
-	opt.Own, opt.Sessions = s.Sessions, st.journal
-	d := &daemon{settings: s, log: log, engine: enforce.New(st.sys, st.journal, opt)}
+	l, err := control.Listen(s.Socket)
+	if err != nil {
+		return errors.Join(taken(err), probe.close())
+	}
+	d := &daemon{settings: s, log: log, engine: newJoined(st, probe, s, log)}
 	return d.run(ctx, l)
+}
+
+// taken makes bad usage of a socket that is another's.
+func taken(err error) error {
+	if errors.Is(err, control.ErrTaken) {
+		return withCode(exitUsage, err)
+	}
+	return err
 }
 
 func engineOptions(s config.Settings, log *slog.Logger) enforce.Options {
@@ -118,7 +126,7 @@ func tryWrite(dir string) error {
 	return errors.Join(err, f.Close(), os.Remove(f.Name()))
 }
 
-// engine is the enforcer as the daemon uses it.
+// engine is the enforcer, joined with the witness, as the daemon uses it.
 type engine interface {
 	control.Engine
 	Run(ctx context.Context) error

@@ -14,6 +14,7 @@ import (
 
 	"github.com/culvert-project/culvert/cmd/culvert/internal/config"
 	"github.com/culvert-project/culvert/cmd/culvert/internal/control"
+	"github.com/culvert-project/culvert/cmd/culvert/internal/report"
 	"github.com/culvert-project/culvert/enforce"
 )
 
@@ -51,7 +52,22 @@ func (e *fakeEngine) Close(_ context.Context, tunnel string) (enforce.SessionSta
 
 func (e *fakeEngine) Sessions(context.Context) ([]enforce.Session, error) { return nil, nil }
 
-func (e *fakeEngine) Status(context.Context) (enforce.Status, error) { return enforce.Status{}, nil }
+func (e *fakeEngine) Status(context.Context) (report.Status, error) {
+	return report.Status{Witness: report.Witness{Mode: report.Off, Reason: "a test"}}, nil
+}
+
+func (e *fakeEngine) Leaks(context.Context) (*report.Leaks, report.Witness, error) {
+	return nil, report.Witness{Mode: report.Off, Reason: "a test"}, nil
+}
+
+func (e *fakeEngine) Watch(ctx context.Context, _ func(report.Event) error) error {
+	<-ctx.Done()
+	return nil
+}
+
+func (e *fakeEngine) Release(context.Context) (report.Released, error) {
+	return report.Released{}, errNoGuard
+}
 
 // runDaemon runs one on a socket of its own and returns how to stop it.
 func runDaemon(t *testing.T, e engine) (socket string, stop func() error, ended <-chan error) {

@@ -74,8 +74,8 @@ func exitCode(err error) int {
 	return exitWrong
 }
 
-// report says an error to a person, unless the command has said it already.
-func report(w io.Writer, err error) {
+// complain says an error to a person, unless the command has said it already.
+func complain(w io.Writer, err error) {
 	if err != nil && !errors.Is(err, errQuiet) {
 		fmt.Fprintf(w, "culvert: %v\n", err) //nolint:errcheck // there is nowhere else to say it
 	}

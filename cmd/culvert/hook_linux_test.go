@@ -141,7 +141,7 @@ func TestMarkStanding(t *testing.T) {
 func TestStatusOverTheSocket(t *testing.T) {
 	socket, _, _ := runDaemon(t, newFakeEngine())
 	var out, warn strings.Builder
-	if code := execute([]string{"status", "--socket", socket}, &out, &warn); code != exitWrong || out.String() != "nothing is enforced: no session is open\n" {
+	if code := execute([]string{"status", "--socket", socket}, &out, &warn); code != exitWrong || out.String() != "nothing is enforced: no session is open\n\npackets: not watched: a test\n" {
 		t.Errorf("exit code %d\n%s%s", code, out.String(), warn.String())
 	}
 	out.Reset()

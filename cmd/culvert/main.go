@@ -24,6 +24,6 @@ func execute(args []string, stdout, stderr io.Writer) int {
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	err := root.Execute()
-	report(stderr, err)
+	complain(stderr, err)
 	return exitCode(err)
 }

@@ -37,7 +37,7 @@ func golden(t *testing.T, name, got string) {
 
 // TestHelp holds every help text: it is part of the interface.
 func TestHelp(t *testing.T) {
-	for _, command := range []string{"", "run", "up", "down", "status", "plan", "explain", "recover", "hook", "hook openvpn", "version"} {
+	for _, command := range []string{"", "run", "up", "down", "status", "leaks", "watch", "plan", "explain", "recover", "release", "hook", "hook openvpn", "version"} {
 		t.Run("culvert "+command, func(t *testing.T) {
 			var stdout, stderr bytes.Buffer
 			code := execute(append(strings.Fields(command), "--help"), &stdout, &stderr)

@@ -21,6 +21,7 @@ func newRecover() *cobra.Command {
 		Long: `Replay the journal that a crashed daemon left for this network namespace: the
 routes that it had removed come back, its own go. No daemon may be running; a
 new daemon does the same when it starts. After a reboot there is nothing to do.
+A guard that the daemon left goes on dropping: "culvert release" ends that too.
 
 ` + exitHelp,
 		Example: "  culvert recover\n  culvert recover --state-dir /run/my-vpn",
@@ -40,11 +41,15 @@ new daemon does the same when it starts. After a reboot there is nothing to do.
 		p := &printer{w: cmd.OutOrStdout()}
 		printRecovered(p, rec)
 		if p.err == nil && len(rec.Pending) > 0 {
-			return withCode(exitWrong, fmt.Errorf("%d routes could not be given back now; they stay in the journal, run \"culvert recover\" again when their interfaces are up", len(rec.Pending)))
+			return errPending(rec)
 		}
 		return p.err
 	}
 	return cmd
+}
+
+func errPending(rec enforce.Recovered) error {
+	return withCode(exitWrong, fmt.Errorf("%d routes could not be given back now; they stay in the journal, run \"culvert recover\" again when their interfaces are up", len(rec.Pending)))
 }
 
 func recoverState(cmd *cobra.Command, s config.Settings) (rec enforce.Recovered, err error) {

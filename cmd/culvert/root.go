@@ -19,7 +19,8 @@ func newRoot() *cobra.Command {
 		Long: `Culvert keeps a VPN's traffic inside its tunnel. It watches the main routing
 table, removes every route that would lead the VPN's prefixes elsewhere, puts
 back the VPN's own routes when they vanish, and gives back what it removed when
-the session ends.
+the session ends. Packets that leave outside the tunnel all the same are counted,
+their senders named, and dropped where that is asked for.
 
 One daemon ("culvert run") serves one network namespace. Sessions are opened by
 the VPN's hooks ("culvert hook openvpn"), by hand ("culvert up"), or with the
@@ -30,6 +31,7 @@ daemon itself.
   culvert run                                        # the daemon
   culvert up --tunnel tun0 --protect 10.0.0.0/8      # open a session
   culvert status                                     # is it enforced?
+  culvert leaks                                      # who leaked, and why
   culvert down --tunnel tun0                         # end it, restore the routes`,
 		Args:              noArgs,
 		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
@@ -40,7 +42,7 @@ daemon itself.
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%w; see \"%s --help\"", err, cmd.CommandPath())
 	})
-	root.AddCommand(newRun(), newUp(), newDown(), newStatus(), newPlan(), newExplain(), newRecover(), newHook(), newVersion())
+	root.AddCommand(newRun(), newUp(), newDown(), newStatus(), newLeaks(), newWatch(), newPlan(), newExplain(), newRecover(), newRelease(), newHook(), newVersion())
 	return root
 }
 
@@ -66,6 +68,7 @@ func (f *sessionFlags) register(flags *pflag.FlagSet) {
 	flags.StringSliceVar(&f.text.ExcludeInterfaces, "exclude-interface", nil, "`interfaces` whose routes are reported, not removed")
 	flags.StringSliceVar(&f.text.OtherTable, "other-table", nil, "protected `prefixes` that the VPN routes in a table of its own, like wg-quick's full tunnel")
 	f.text.Where = func(field session.Field) string { return "--" + string(field) }
+	dropFlags(flags, lackingFlags)
 }
 
 // given reports whether any of the flags was.

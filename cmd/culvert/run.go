@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -23,6 +24,30 @@ SIGTERM, SIGINT and SIGHUP: every removed route is restored, then the daemon
 exits with 0. A second signal ends it at once; the journal in the state folder
 knows what is still out, and "culvert recover" gives it back.
 
+The witness (eBPF, Linux) counts every packet that leaves outside its tunnel all
+the same, by whatever way, and says who sent it ("culvert leaks"). It needs root,
+or CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN; CAP_SYS_ADMIN too for a guard where no
+BPF file system is mounted. --witness auto goes without it where it cannot be
+had, and "culvert status" says so.
+
+  --on-leak count     leaks are counted and let go
+  --on-leak drop      leaks are counted and dropped. kill -9 of the daemon does
+                      not end that, SIGTERM does. Needs the witness.
+  --on-loss restore   a tunnel that vanishes ends its session
+  --on-loss guard     while it is away conflicting routes stay out and what it
+                      protected is dropped, also when the daemon is killed or
+                      stopped, until the tunnel is back, "culvert down", or
+                      "culvert release". Leaks are dropped while the tunnel
+                      stands too, whatever --on-leak says: a guard that began
+                      only at its end would be late. Needs the witness.
+  --guard-for 10m     nothing is dropped after a tunnel was away for so long, or
+                      the daemon dead (7/8 of it at least); the session ends
+
+A guard lets pass what is excluded, the server's transport, and the link's own
+DHCP and neighbour discovery. It does not outlive a reboot.
+
+--audit changes nothing and drops nothing; it counts.
+
 One daemon serves one network namespace; a second one refuses and names the
 first. Under systemd it reports readiness and feeds the watchdog.
 
@@ -32,7 +57,10 @@ the place of the one on the same tunnel. Its keys:
   state_dir: /var/lib/culvert
   socket: /run/culvert/culvert.sock
   audit: false
-  on_loss: restore
+  on_loss: restore                  # or guard
+  on_leak: count                    # or drop
+  guard_for: 0                      # for ever
+  witness: auto                     # or off, require
   restore: preexisting              # or all
   keep_unreachable: false
   log_format: text                  # or json
@@ -52,7 +80,7 @@ const runExample = `  culvert run
   culvert run --config /etc/culvert/culvert.yaml --audit`
 
 // runSettings are the flags that stand for settings of the file.
-var runSettings = [...]string{"state-dir", "socket", "audit", "on-loss", "restore", "keep-unreachable", "log-format"}
+var runSettings = [...]string{"state-dir", "socket", "audit", "on-loss", "on-leak", "guard-for", "witness", "restore", "keep-unreachable", "log-format"}
 
 func newRun() *cobra.Command {
 	var file string
@@ -72,7 +100,10 @@ func newRun() *cobra.Command {
 	f.String("state-dir", config.DefaultStateDir, "`folder` for the journal of removed routes")
 	f.String("socket", config.DefaultSocket, "`path` of the control socket")
 	f.Bool("audit", false, "judge and report, change nothing")
-	f.String("on-loss", "restore", "when a tunnel vanishes: restore (guard is for a later version)")
+	f.String("on-loss", "restore", "when a tunnel vanishes: restore or guard")
+	f.String("on-leak", "count", "with packets that leave outside their tunnel: count or drop")
+	f.String("guard-for", "0", "how `long` drops go on without the tunnel or the daemon, for example 10m; 0 is for ever")
+	f.String("witness", "auto", "the witness of packets: auto, off or require")
 	f.String("restore", "preexisting", "which removed routes come back: preexisting or all")
 	f.Bool("keep-unreachable", false, "report blackhole, unreachable and prohibit routes, do not remove them")
 	f.String("log-format", "text", "text or json")
@@ -98,13 +129,13 @@ func runSettingsOf(cmd *cobra.Command, file string, sess *sessionFlags) (config.
 		return s, err
 	}
 	if !sess.given(cmd.Flags()) {
-		return s, nil
+		return s, s.Check()
 	}
 	parsed, err := sess.text.Parse()
 	if err != nil {
 		return s, err
 	}
-	return s, s.Add(parsed)
+	return s, errors.Join(s.Add(parsed), s.Check())
 }
 
 // runUntilSignal runs the daemon; the first signal asks it to restore and

@@ -86,8 +86,8 @@ func TestExitCodes(t *testing.T) {
 		t.Errorf("EACCES: %d", code)
 	}
 	var b strings.Builder
-	report(&b, errQuiet)
-	report(&b, nil)
+	complain(&b, errQuiet)
+	complain(&b, nil)
 	if b.Len() != 0 {
 		t.Errorf("said %q", b.String())
 	}

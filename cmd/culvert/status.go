@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/culvert-project/culvert/cmd/culvert/internal/control"
+	"github.com/culvert-project/culvert/cmd/culvert/internal/report"
 	"github.com/culvert-project/culvert/enforce"
 )
 
@@ -35,6 +36,8 @@ daemon answers.
     held[]              removed routes that will come back: route, since
     contested[]         routes added again and again: route, times, by
     unenforceable[]     what routing cannot protect, in words
+    leaks               what left outside the tunnel for its prefixes: packets,
+                        bytes, dropped, by[] (as below)
   incidents[]           the last ones, oldest first
     id, tunnel          number since start; tunnel of the session
     what                removed, readded, restored, reported, failed
@@ -44,6 +47,32 @@ daemon answers.
     exposed_us          microseconds from seen to gone
     path                edge (answered on arrival) or level (found in the table)
     error               absent when there was none
+    packets, bytes,     what left outside the tunnel because of it, dropped ones
+    dropped             included; absent when it was not measured, 0 is measured
+    shared              true: divided among incidents of one moment by samples
+    senders[]           process, pid, uid, cgroup, packets, bytes, dropped
+  leaks                 since the daemon (or a guard that it adopted) began;
+                        absent when there is no witness
+    packets, bytes      on the wire; dropped packets are among them
+    dropped             packets that were stopped
+    interfaces[]        interface, packets, bytes, dropped, by[]
+    by[]                who, why and where, most packets first:
+      process, pid, uid, cgroup, origin (socket, seed, task, packet, forwarded,
+      unowned); ingress and source when it was forwarded
+      tunnel, prefix    what should have carried it
+      to, interface     latest destination; by what it left
+      mechanism, why    bound, packet, forwarded, rule, vrf, route, in-flight,
+                        no-tunnel, server, early, unknown; the same in words
+      incident          the incident that it belongs to; absent for a finding
+      packets, bytes, dropped, first, last
+  witness
+    mode                off, count, drop
+    reason, error       why it is off; why what is in force is not what should be
+    guard, until        folder of what outlives the daemon; when drops end
+    adopted, holding[]  a guard was taken over; tunnels that are away under one
+    senders, gap        what naming senders lacks; why new interfaces have a gap
+    suppressed, lost    samples held back or lost; counts are exact all the same
+    interfaces[]        interface, mode, gap_us, error
 
 ` + exitHelp
 
@@ -81,7 +110,7 @@ const pollEvery = 100 * time.Millisecond
 
 // awaitStatus asks until every session is enforcing or the time is over, and
 // returns the last answer.
-func awaitStatus(ctx context.Context, socket string, wait time.Duration) (enforce.Status, error) {
+func awaitStatus(ctx context.Context, socket string, wait time.Duration) (report.Status, error) {
 	deadline := time.Now().Add(wait)
 	for {
 		st, err := askStatus(ctx, socket)
@@ -93,19 +122,19 @@ func awaitStatus(ctx context.Context, socket string, wait time.Duration) (enforc
 	}
 }
 
-func askStatus(ctx context.Context, socket string) (enforce.Status, error) {
+func askStatus(ctx context.Context, socket string) (report.Status, error) {
 	resp, err := control.Ask(ctx, socket, control.Request{Op: control.Status})
 	if err != nil {
-		return enforce.Status{}, err
+		return report.Status{}, err
 	}
 	if resp.Status == nil {
-		return enforce.Status{}, errAnswer
+		return report.Status{}, errAnswer
 	}
 	return *resp.Status, nil
 }
 
 // enforced reports whether there is a session and every one is enforcing.
-func enforced(st enforce.Status) bool {
+func enforced(st report.Status) bool {
 	for _, s := range st.Sessions {
 		if s.State != enforce.Enforcing {
 			return false
@@ -114,7 +143,7 @@ func enforced(st enforce.Status) bool {
 	return len(st.Sessions) > 0
 }
 
-func showStatus(w io.Writer, st enforce.Status, asJSON bool) error {
+func showStatus(w io.Writer, st report.Status, asJSON bool) error {
 	var err error
 	if asJSON {
 		err = writeStatusJSON(w, st)
@@ -132,20 +161,29 @@ func showStatus(w io.Writer, st enforce.Status, asJSON bool) error {
 // statusDoc is the document that --json prints.
 type statusDoc struct {
 	Version int `json:"version"`
-	enforce.Status
+	report.Status
 }
 
-func writeStatusJSON(w io.Writer, st enforce.Status) error {
+func writeStatusJSON(w io.Writer, st report.Status) error {
 	doc := statusDoc{Version: 1, Status: st}
 	doc.Sessions = notNil(doc.Sessions)
 	doc.Incidents = notNil(doc.Incidents)
+	doc.Witness.Interfaces = notNil(doc.Witness.Interfaces)
+	fillLeaks(doc.Leaks)
 	for i := range doc.Sessions {
 		s := &doc.Sessions[i]
 		s.Protected, s.Excluded = notNil(s.Protected), notNil(s.Excluded)
 		s.Held, s.Contested = notNil(s.Held), notNil(s.Contested)
 		s.Unenforceable = notNil(s.Unenforceable)
+		fillLeaks(s.Leaks)
 	}
 	return writeJSON(w, doc)
+}
+
+func fillLeaks(l *report.Leaks) {
+	if l != nil {
+		l.By = notNil(l.By)
+	}
 }
 
 // notNil makes an absent list an empty one: readers should not have to care.

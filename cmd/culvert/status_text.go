@@ -8,6 +8,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/culvert-project/culvert/cmd/culvert/internal/report"
 	"github.com/culvert-project/culvert/enforce"
 )
 
@@ -19,19 +20,20 @@ const (
 
 // printStatus writes the table, what is out of the ordinary, and the last
 // incidents.
-func printStatus(w io.Writer, st enforce.Status) {
+func printStatus(w io.Writer, st report.Status) {
 	if len(st.Sessions) == 0 {
 		fmt.Fprintln(w, "nothing is enforced: no session is open")
 	} else {
 		printSessions(w, st.Sessions)
 	}
+	printWitness(w, &st)
 	for i := range st.Sessions {
 		printDetails(w, &st.Sessions[i])
 	}
 	printIncidents(w, st.Incidents)
 }
 
-func printSessions(w io.Writer, sessions []enforce.SessionStatus) {
+func printSessions(w io.Writer, sessions []report.Session) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "TUNNEL\tSTATE\tREMOVED\tREADDED\tRESTORED\tHELD\tPROTECTED")
 	for _, s := range sessions {
@@ -40,7 +42,7 @@ func printSessions(w io.Writer, sessions []enforce.SessionStatus) {
 	_ = t.Flush()
 }
 
-func printDetails(w io.Writer, s *enforce.SessionStatus) {
+func printDetails(w io.Writer, s *report.Session) {
 	if s.Error != "" {
 		fmt.Fprintf(w, "\n%s: %s\n", s.Tunnel, s.Error)
 	}
@@ -71,7 +73,7 @@ func printList(w io.Writer, heading string, lines []string) {
 	}
 }
 
-func printIncidents(w io.Writer, all []enforce.Incident) {
+func printIncidents(w io.Writer, all []report.Incident) {
 	if len(all) == 0 {
 		return
 	}
@@ -81,7 +83,7 @@ func printIncidents(w io.Writer, all []enforce.Incident) {
 	}
 }
 
-func incidentLine(in enforce.Incident) string {
+func incidentLine(in report.Incident) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s  %s %s %s", in.Seen.Format(time.TimeOnly), in.Tunnel, in.What, in.Route)
 	if in.Reason != "" {
@@ -93,10 +95,91 @@ func incidentLine(in enforce.Incident) string {
 	if !in.Gone.IsZero() {
 		b.WriteString("; stood " + (time.Duration(in.Exposed) * time.Microsecond).String())
 	}
+	if in.Exposure != nil && in.What != "restored" {
+		b.WriteString("; " + exposed(in.Exposure))
+	}
 	if in.Error != "" {
 		b.WriteString("; " + in.Error)
 	}
 	return b.String()
+}
+
+// exposed says what an incident let out, and who sent most of it.
+func exposed(e *report.Exposure) string {
+	if e.Packets == 0 {
+		return "no packet leaked"
+	}
+	s := leaked(e.Totals)
+	if e.Shared {
+		s = "about " + s
+	}
+	if len(e.Senders) > 0 {
+		s += "; most by " + sender(&e.Senders[0])
+	}
+	return s
+}
+
+// leaked says how much left, or would have.
+func leaked(t report.Totals) string {
+	s := fmt.Sprintf("%d packets (%d bytes)", t.Packets, t.Bytes)
+	if t.Packets == 1 {
+		s = fmt.Sprintf("1 packet (%d bytes)", t.Bytes)
+	}
+	switch t.Dropped {
+	case 0:
+		return s + " leaked"
+	case t.Packets:
+		return s + " tried to leak, all dropped"
+	}
+	return s + fmt.Sprintf(" tried to leak, %d dropped", t.Dropped)
+}
+
+// sender says who sent, as far as it is known.
+func sender(s *report.Sender) string {
+	switch {
+	case s.Source != "":
+		return s.Source + " by " + s.Ingress
+	case s.PID != 0:
+		return fmt.Sprintf("%s (process %d, user %d)", s.Process, s.PID, s.UID)
+	case s.Process != "":
+		return s.Process
+	}
+	return "the kernel, or a socket that is gone"
+}
+
+// printWitness says in two lines at most what packets did, and what would be
+// done with them.
+func printWitness(w io.Writer, st *report.Status) {
+	x := &st.Witness
+	switch {
+	case x.Mode == report.Off:
+		fmt.Fprintf(w, "\npackets: not watched: %s\n", x.Reason)
+		return
+	case st.Leaks == nil:
+		return
+	case st.Leaks.Packets == 0:
+		fmt.Fprint(w, "\npackets: none has leaked")
+	default:
+		fmt.Fprintf(w, "\npackets: %s (\"culvert leaks\" tells who)", leaked(st.Leaks.Totals))
+	}
+	fmt.Fprintf(w, "; leaks are %s%s\n", map[report.Mode]string{report.Count: "counted", report.Drop: "dropped"}[x.Mode], conditions(x, len(st.Sessions)))
+}
+
+// conditions are what is out of the ordinary.
+func conditions(x *report.Witness, sessions int) string {
+	var s string
+	add := func(is bool, format string, args ...any) {
+		if is {
+			s += fmt.Sprintf(format, args...)
+		}
+	}
+	add(len(x.Holding) > 0, "; guarding while %s is away", strings.Join(x.Holding, ", "))
+	add(!x.Until.IsZero(), "; until %s if nothing renews it", x.Until.Format(time.TimeOnly))
+	add(x.Mode == report.Drop && x.Guard == "" && sessions > 0, "; not pinned, so only as long as the daemon lives")
+	add(x.Unwatched > 0, "; %d interfaces not watched", x.Unwatched)
+	add(x.Senders != "", "; senders known in part: %s", x.Senders)
+	add(x.Error != "", "\npackets: NOT AS IT SHOULD BE: %s", x.Error)
+	return s
 }
 
 // adder says who asked for a change, as far as it is known.

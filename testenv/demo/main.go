@@ -24,7 +24,7 @@ const packets = 200
 func main() {
 	start := time.Now()
 	fmt.Print(intro)
-	for _, act := range []func(testenv.TB){without, with, crash} {
+	for _, act := range []func(testenv.TB){without, with, crash, proof} {
 		var log bytes.Buffer
 		if err := testenv.Script("demo", &log, act); err != nil {
 			fmt.Fprintf(os.Stderr, "\nthe demo failed: %v\n%s", err, log.String())
@@ -234,4 +234,102 @@ func withoutServer(table string) string {
 		}
 	}
 	return strings.Join(out, "")
+}
+
+// proof tells what really left outside the tunnel, counted by eBPF on the laptop
+// and by a capture on the LAN, which must agree.
+func proof(t testenv.TB) {
+	act("4. The proof")
+	lab := testenv.NewLab(t, testenv.LabOptions{})
+	lab.Connect(t)
+	p := testenv.NewProgram(t, lab.Client, os.Getenv("CULVERT_BIN"))
+	say("For a second a program sends %d packets to 172.31.1.10, while somebody adds the", volley)
+	say("attacker's route again and again. Another program needs no route: \"ping -I eth0\"")
+	say("binds its socket to the interface, which any user may do. Captured on the LAN:")
+	fmt.Println()
+	say("without culvert         %4d packets", volleyed(t, lab))
+	lab.Client.IP(t, "route del "+testenv.AttackNet.String())
+	flags := []string{"--tunnel", "tun0", "--protect", testenv.SiteNet.String(), "--server", testenv.ServerAddr.String() + ":1194/udp"}
+	var tables string
+	for _, onLeak := range []string{"count", "drop"} {
+		d := p.Daemon(t, append(flags, "--on-leak", onLeak)...)
+		p.Must(t, "status", "--wait", "10s")
+		captured := volleyed(t, lab)
+		said := leaked(t, p)
+		say("culvert, --on-leak %-5s %4d packets; it says %d tried to leave, %d were dropped", onLeak, captured, said.Packets, said.Dropped)
+		if captured != said.Packets-said.Dropped {
+			t.Fatalf("the two disagree")
+		}
+		if onLeak == "count" {
+			tables = p.Exec(t, "leaks", "--socket", p.Socket).Stdout
+		}
+		d.Stop(t)
+	}
+	fmt.Println()
+	say("Who sent them, and why they got past the tunnel (\"culvert leaks\", --on-leak count):")
+	show(shorter(tables))
+}
+
+// volley is how many packets a program sends while it is attacked.
+const volley = 2000
+
+// volleyed sends and attacks for a second, and returns what was captured on the
+// LAN.
+func volleyed(t testenv.TB, lab *testenv.Lab) uint64 {
+	captured := lab.Leaks(t, testenv.To(testenv.TargetAddr.String()))
+	_ = lab.Client.Command("ping", "-q", "-c", "10", "-i", "0.02", "-W", "1", "-I", "eth0", testenv.TargetAddr.String()).Run()
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		attack(lab, stop)
+	}()
+	lab.Client.Send(t, testenv.Blast{Dst: netip.AddrPortFrom(testenv.TargetAddr, 9000), Count: volley, Rate: volley})
+	close(stop)
+	<-done
+	captured.Settle(300 * time.Millisecond)
+	got, err := captured.Stop()
+	if err != nil || got.Lost > 0 {
+		t.Fatalf("the capture: %v, %v", got, err)
+	}
+	return got.Packets
+}
+
+// attack adds the attacker's route until it is told to stop.
+func attack(lab *testenv.Lab, stop <-chan struct{}) {
+	route := []string{"route", "replace", testenv.AttackNet.String(), "via", testenv.AttackerAddr.String(), "proto", "dhcp"}
+	for {
+		select {
+		case <-stop:
+			return
+		default:
+			_ = lab.Client.Command("ip", route...).Run()
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+}
+
+// leaked is what culvert has counted.
+func leaked(t testenv.TB, p *testenv.Program) (sum struct{ Packets, Dropped uint64 }) {
+	var doc struct {
+		Leaks struct{ Packets, Dropped uint64 }
+	}
+	if err := json.Unmarshal([]byte(p.Exec(t, "leaks", "--json", "--socket", p.Socket).Stdout), &doc); err != nil {
+		t.Fatalf("leaks: %v", err)
+	}
+	return doc.Leaks
+}
+
+// shorter keeps the head of a table, its end, and the head of each line.
+func shorter(table string) string {
+	const rows, width = 5, 150
+	lines := strings.Split(strings.TrimRight(table, "\n"), "\n")
+	if n := len(lines) - 2; n > rows {
+		lines = append(lines[:1+rows:1+rows], fmt.Sprintf("… %d more rows, one for each incident", n-rows), lines[len(lines)-1])
+	}
+	for i, line := range lines {
+		if r := []rune(line); len(r) > width {
+			lines[i] = string(r[:width]) + "…"
+		}
+	}
+	return strings.Join(lines, "\n")
 }

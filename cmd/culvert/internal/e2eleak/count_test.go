@@ -1,0 +1,277 @@
+//go:build linux
+
+package e2eleak
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/culvert-project/culvert/testenv"
+)
+
+// findings are ways past the table that no route can close.
+var findings = []struct {
+	name      string
+	set       func(*testing.T, *stub) // before the daemon
+	speech    speech
+	mechanism string
+	why       string // words of it
+}{
+	{name: "SO_BINDTODEVICE, unprivileged", set: nil,
+		speech: speech{dst: "172.31.1.10", device: "eth0", uid: 65534}, mechanism: "bound", why: "SO_BINDTODEVICE eth0"},
+	{name: "SO_BINDTODEVICE, IPv6",
+		speech: speech{dst: "fd31:0:0:1::10", device: "eth0"}, mechanism: "bound", why: "SO_BINDTODEVICE eth0"},
+	{name: "rule for a mark", set: ruleTo("fwmark 0x2a"),
+		speech: speech{dst: "172.31.1.10", mark: 42, uid: 0}, mechanism: "rule", why: "fwmark 0x2a"},
+	{name: "rule for a destination", set: ruleTo("to 172.31.1.0/24"),
+		speech: speech{dst: "172.31.1.10", uid: 65534}, mechanism: "rule", why: "to 172.31.1.0/24 lookup 100"},
+	{name: "rule for a user", set: ruleTo("uidrange 65534-65534"),
+		speech: speech{dst: "172.31.1.10", uid: 65534}, mechanism: "rule", why: "uidrange 65534-65534 lookup 100"},
+	{name: "packet socket",
+		speech: speech{dst: "172.31.1.10", device: "eth0", packet: "lan"}, mechanism: "packet", why: "packet socket"},
+	{name: "forwarded container", set: container,
+		speech: speech{dst: "172.31.1.10"}, mechanism: "rule", why: "forwarded from cont0 (192.168.9.2); rule 100: from all iif cont0 lookup 100"},
+}
+
+func ruleTo(selector string) func(*testing.T, *stub) {
+	return func(t *testing.T, s *stub) {
+		s.Client.IP(t, "route add 172.31.0.0/16 via 10.77.0.66 table 100")
+		s.Client.IP(t, "rule add pref 100 "+selector+" lookup 100")
+	}
+}
+
+// container makes a namespace behind the client, whose traffic a rule leads past
+// the tunnel.
+func container(t *testing.T, s *stub) {
+	ruleTo("iif cont0")(t, s)
+	s.Client.Forward(t)
+	c := testenv.Namespace(t, "container")
+	testenv.Veth(t, testenv.End{NS: s.Client, Name: "cont0", Addrs: testenv.Prefixes("192.168.9.1/24")},
+		testenv.End{NS: c, Name: "eth0", Addrs: testenv.Prefixes("192.168.9.2/24")})
+	c.IP(t, "route add default via 192.168.9.1")
+	s.client = c
+}
+
+// TestFindings: each is found, its sender and mechanism named, its packets
+// counted to the packet.
+func TestFindings(t *testing.T) {
+	const n = 25
+	for _, tt := range findings {
+		t.Run(tt.name, func(t *testing.T) {
+			needs(t)
+			s := newStub(t)
+			if tt.set != nil {
+				tt.set(t, s)
+			}
+			d := s.daemon(t)
+			say := tt.speech
+			say.count, say.pause = n, time.Millisecond
+			if say.packet != "" {
+				say.packet = mac(t, s.LAN, "eth0")
+			}
+			c := s.Leaks(t, filter(say.dst))
+			say.say(t, s.client)
+			c.Wait(n, patience)
+			got, captured := s.settled(t, n), exact(t, c)
+			if captured.Packets != n {
+				t.Errorf("%d of %d packets got out: this is no leak", captured.Packets, n)
+			}
+			same(t, tt.name, captured, got)
+			list := s.table(t)
+			f, err := list.row(tt.mechanism)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !strings.Contains(f.Why, tt.why) || f.Incident != 0 || f.Tunnel != "tun0" || f.Interface != "eth0" ||
+				!strings.HasPrefix(strings.Trim(f.To, "["), say.dst) || f.Packets != n {
+				t.Errorf("found %+v, want %q", f, tt.why)
+			}
+			named(t, &f.sender, s.client == s.Client, say.uid)
+			stopped(t, d)
+		})
+	}
+}
+
+// named checks that a sender of this host is known by name and user, and another
+// by where it came from.
+func named(t *testing.T, s *sender, ours bool, uid uint32) {
+	t.Helper()
+	switch {
+	case !ours && (s.Ingress != "cont0" || s.Source != "192.168.9.2" || s.Origin != "forwarded" || s.UID != -1):
+		t.Errorf("the sender is %+v, want 192.168.9.2 by cont0", *s)
+	case ours && (s.Process != talker || s.PID == 0 || s.UID != int(uid)):
+		t.Errorf("the sender is %+v, want %s of user %d", *s, talker, uid)
+	}
+}
+
+// TestIncidents: routes that come and go under traffic. What they let out is
+// counted exactly, and is theirs.
+func TestIncidents(t *testing.T) {
+	needs(t)
+	s := newStub(t)
+	d := s.daemon(t)
+	c := s.Leaks(t, filter("172.31.1.10"))
+	talking := speech{dst: "172.31.1.10", uid: 65534}.start(t, s.Client)
+	time.Sleep(100 * time.Millisecond)
+	const attacks = 60
+	removed := func() (n int) { return s.status(t).Sessions[0].Removed }
+	for i := range attacks {
+		s.Client.IP(t, "route add 172.31.1.0/24 via 10.77.0.66 proto dhcp")
+		if i%10 == 9 {
+			testenv.Eventually(t, patience, "the removals", func() bool { return removed() > i })
+		}
+	}
+	talking.Stop(t)
+	c.Settle(300 * time.Millisecond)
+	captured := exact(t, c)
+	st := s.status(t)
+	same(t, "all attacks", captured, st.Leaks.totals)
+	if captured.Packets == 0 {
+		t.Error("nothing leaked: nothing is proved")
+	}
+	var own totals
+	exposed := 0
+	for _, in := range st.Incidents {
+		if in.Packets == nil {
+			t.Fatalf("incident %d was not measured", in.ID)
+		}
+		if own.Packets += *in.Packets; *in.Packets > 0 {
+			exposed++
+			if len(in.Senders) != 1 || in.Senders[0].Process != talker || in.Senders[0].UID != 65534 {
+				t.Errorf("incident %d names %+v", in.ID, in.Senders)
+			}
+		}
+		own.Bytes += in.Bytes
+	}
+	same(t, "the incidents together", captured, own)
+	t.Logf("%d packets leaked, in %d of %d incidents", captured.Packets, exposed, len(st.Incidents))
+	stopped(t, d)
+}
+
+// TestTunnelVision: the attack by real programs. What was stolen, if anything, is
+// what the incident says. (The packages e2e and testenv/demo show it without.)
+func TestTunnelVision(t *testing.T) {
+	needs(t, testenv.OpenVPN, testenv.Dnsmasq, testenv.DHClient)
+	l := testenv.NewLab(t, testenv.LabOptions{})
+	r := rig{l.Client, testenv.NewProgram(t, l.Client, "")}
+	to := filter(testenv.TargetAddr.String())
+	l.Connect(t)
+	d := r.prog.Daemon(t, "--tunnel", "tun0", "--protect", "172.31.0.0/16", "--server", "203.0.113.10:1194/udp")
+	r.enforcing(t)
+	stolen, arrived := l.Stolen(t, to), l.Arrived(t, to)
+	talking := speech{dst: testenv.TargetAddr.String()}.start(t, l.Client)
+	l.DHCP(t, testenv.TunnelVision())
+	testenv.DHCPClient{NS: l.Client, Device: "eth0"}.Start(t)
+	testenv.Eventually(t, patience, "the attack's removal", func() bool { return r.status(t).Sessions[0].Removed > 0 })
+	talking.Stop(t)
+	stolen.Settle(300 * time.Millisecond)
+	captured, st := exact(t, stolen), r.status(t)
+	same(t, "TunnelVision", captured, st.Leaks.totals)
+	var own totals
+	for _, in := range st.Incidents {
+		own.Packets += *in.Packets
+		own.Bytes += in.Bytes
+	}
+	same(t, "its incident", captured, own)
+	if exact(t, arrived).Packets == 0 {
+		t.Error("nothing arrived at the target")
+	}
+	t.Logf("stolen: %v; incidents: %+v", captured, own)
+	stopped(t, d)
+}
+
+// TestQuiet: a day's ordinary traffic is no leak.
+func TestQuiet(t *testing.T) {
+	needs(t, testenv.OpenVPN, testenv.Dnsmasq, testenv.Dhcpcd.Tool())
+	l := testenv.NewLab(t, testenv.LabOptions{Push: []string{"redirect-gateway def1 ipv6", testenv.PushRoute(testenv.SiteNet), testenv.PushRoute(testenv.SiteNet6)}})
+	r := rig{l.Client, testenv.NewProgram(t, l.Client, "")}
+	l.DHCP(t)
+	d := r.prog.Daemon(t)
+	c := l.VPNClient()
+	c.Hooks = hooks(r.prog)
+	vpn := c.Start(t)
+	vpn.WaitUp(t, 1)
+	r.enforcing(t)
+	dhcp := testenv.DHCPClient{NS: l.Client, Device: "eth0", Program: testenv.Dhcpcd}.Start(t)
+	for range 3 {
+		_ = dhcp.Signal(10) // SIGUSR1: renew
+		l.Client.IP(t, "neigh flush dev eth0")
+		if n, err := l.Client.Ping(testenv.TargetAddr, 3, time.Second); n != 3 {
+			t.Errorf("%d of 3 pings answered: %v", n, err)
+		}
+		_, _ = l.Router.Ping(testenv.ClientAddr6, 1, time.Second) // neighbour discovery of both sides
+		time.Sleep(300 * time.Millisecond)
+	}
+	vpn.Restart(t, 10)
+	r.enforcing(t)
+	if n, err := l.Client.Ping(testenv.TargetAddr, 3, time.Second); n != 3 {
+		t.Errorf("after a reconnect: %d of 3 pings answered: %v", n, err)
+	}
+	if got := r.table(t); got.Packets != 0 {
+		t.Errorf("ordinary traffic is said to have leaked: %+v", got)
+	}
+	// It would have been seen.
+	speech{dst: testenv.TargetAddr.String(), device: "eth0", packet: mac(t, l.Attacker, "eth0"), count: 3}.say(t, l.Client)
+	if got := r.settled(t, 3); got.Packets != 3 {
+		t.Errorf("3 leaks are counted as %d", got.Packets)
+	}
+	stopped(t, d)
+}
+
+// TestSplitTunnel: what a split tunnel leaves to the LAN is none of its business,
+// the server's address included.
+func TestSplitTunnel(t *testing.T) {
+	needs(t)
+	s := newStub(t)
+	d := s.daemon(t, "--server", "10.77.0.66:1194/udp")
+	for _, dst := range []string{"10.77.0.66", "10.77.0.1", "fd77::66"} {
+		c := s.Leaks(t, filter(dst))
+		speech{dst: dst, count: 20}.say(t, s.Client)
+		if c.Wait(20, patience); exact(t, c).Packets != 20 {
+			t.Errorf("%s: not all packets left", dst)
+		}
+	}
+	if got := s.table(t); got.Packets != 0 {
+		t.Errorf("LAN traffic is said to have leaked: %+v", got)
+	}
+	stopped(t, d)
+}
+
+// TestServerIP: in a full tunnel only the tunnel's own transport may go to the
+// server's address (TunnelCrack).
+func TestServerIP(t *testing.T) {
+	needs(t)
+	s := newStub(t)
+	d := s.prog.Daemon(t, "--tunnel", "tun0", "--protect", "0.0.0.0/1,128.0.0.0/1", "--server", "10.77.0.66:5000/udp")
+	s.enforcing(t) // it has put the tunnel's routes itself
+	c := s.Leaks(t, filter("10.77.0.66"))
+	speech{dst: "10.77.0.66", count: 20}.say(t, s.Client)
+	if c.Wait(20, patience); exact(t, c).Packets != 20 {
+		t.Error("the transport does not pass")
+	}
+	if got := s.table(t); got.Packets != 0 {
+		t.Errorf("the transport is said to have leaked: %+v", got)
+	}
+	to := testenv.To("10.77.0.66")
+	to.Proto = 1
+	c = s.Leaks(t, to)
+	if n, err := s.Client.Ping(testenv.AttackerAddr, 4, time.Second); n != 4 {
+		t.Fatalf("%d of 4 pings: %v", n, err)
+	}
+	same(t, "pings to the server", exact(t, c), s.settled(t, 4))
+	list := s.table(t)
+	if f, err := list.row("server"); err != nil || f.Packets != 4 {
+		t.Errorf("found %+v, %v", f, err)
+	}
+	stopped(t, d)
+}
+
+// hooks makes OpenVPN call the program for all four of its scripts.
+func hooks(p *testenv.Program) map[string]string {
+	out := map[string]string{}
+	for _, name := range []string{"up", "route-up", "route-pre-down", "down"} {
+		out[name] = p.Bin + " hook openvpn --require --socket " + p.Socket
+	}
+	return out
+}

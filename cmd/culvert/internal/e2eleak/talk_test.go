@@ -1,0 +1,203 @@
+//go:build linux
+
+package e2eleak
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/culvert-project/culvert/testenv"
+)
+
+// speech is what a talker sends: UDP, marked so that nothing is mistaken for it.
+type speech struct {
+	dst    string
+	count  int // 0 is until it is told to end
+	pause  time.Duration
+	device string // SO_BINDTODEVICE
+	mark   int
+	packet string // hardware address: by a packet socket on the device
+	uid    uint32
+}
+
+const (
+	port   = 5000
+	secret = "secret"
+)
+
+func (s speech) args() []string {
+	return []string{
+		"-dst", s.dst, "-count", fmt.Sprint(s.count), "-pause", s.pause.String(),
+		"-device", s.device, "-mark", fmt.Sprint(s.mark), "-packet", s.packet,
+	}
+}
+
+// filter chooses what a talker sends to an address.
+func filter(dst string) testenv.Filter {
+	f := testenv.To(dst)
+	f.Proto, f.Port, f.Marker = unix.IPPROTO_UDP, port, secret
+	return f
+}
+
+// start starts a talker.
+func (s speech) start(t testing.TB, n *testenv.NS) *testenv.Process {
+	t.Helper()
+	cmd := n.Command(talkerPath, s.args()...)
+	cmd.Dir = "/"
+	if s.uid != 0 {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: s.uid, Gid: s.uid}}
+	}
+	return testenv.Start(t, cmd)
+}
+
+// say runs a talker to its end.
+func (s speech) say(t testing.TB, n *testenv.NS) {
+	t.Helper()
+	p := s.start(t, n)
+	if code, err := p.Wait(patience); err != nil || code != 0 {
+		t.Fatalf("talker %v: %d, %v: %s", s.args(), code, err, p.Output())
+	}
+}
+
+// talk is the talker's main function.
+func talk(args []string) error {
+	f := flag.NewFlagSet(talker, flag.ContinueOnError)
+	dst := f.String("dst", "", "")
+	count := f.Int("count", 0, "")
+	pause := f.Duration("pause", 0, "")
+	device := f.String("device", "", "")
+	mark := f.Int("mark", 0, "")
+	packet := f.String("packet", "", "")
+	if err := f.Parse(args); err != nil {
+		return err
+	}
+	to, err := netip.ParseAddr(*dst)
+	if err != nil {
+		return err
+	}
+	var send func([]byte) error
+	if *packet != "" {
+		send, err = packetSender(*device, *packet, to)
+	} else {
+		send, err = udpSender(*device, *mark, to)
+	}
+	if err != nil {
+		return err
+	}
+	return repeat(send, *count, *pause)
+}
+
+// repeat sends; what is refused (no buffers: dropped) is passed over.
+func repeat(send func([]byte) error, count int, pause time.Duration) error {
+	end := make(chan os.Signal, 1)
+	signal.Notify(end, syscall.SIGTERM)
+	payload := append([]byte(secret), make([]byte, 40)...)
+	for i := 0; count == 0 || i < count; i++ {
+		if err := send(payload); err != nil && !refused(err) {
+			return err
+		}
+		time.Sleep(pause)
+		select {
+		case <-end:
+			return nil
+		default:
+		}
+	}
+	return nil
+}
+
+func refused(err error) bool {
+	for _, e := range []error{unix.ENOBUFS, unix.EPERM, unix.ENETUNREACH, unix.EHOSTUNREACH, unix.ENETDOWN} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+func udpSender(device string, mark int, to netip.Addr) (func([]byte) error, error) {
+	family := unix.AF_INET
+	var sa unix.Sockaddr = &unix.SockaddrInet4{Port: port, Addr: addr4(to)}
+	if to.Is6() {
+		family, sa = unix.AF_INET6, &unix.SockaddrInet6{Port: port, Addr: to.As16()}
+	}
+	fd, err := unix.Socket(family, unix.SOCK_DGRAM, 0)
+	if err != nil {
+		return nil, err
+	}
+	if device != "" {
+		if err := unix.BindToDevice(fd, device); err != nil {
+			return nil, err
+		}
+	}
+	if mark != 0 {
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, mark); err != nil {
+			return nil, err
+		}
+	}
+	return func(b []byte) error { return unix.Sendto(fd, b, 0, sa) }, nil
+}
+
+func addr4(a netip.Addr) (b [4]byte) {
+	if a.Is4() {
+		b = a.As4()
+	}
+	return b
+}
+
+// packetSender makes IPv4 packets by hand and sends them by a packet socket.
+func packetSender(device, to string, dst netip.Addr) (func([]byte) error, error) {
+	i, err := net.InterfaceByName(device)
+	if err != nil {
+		return nil, err
+	}
+	hw, err := net.ParseMAC(to)
+	if err != nil {
+		return nil, err
+	}
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM, 0)
+	if err != nil {
+		return nil, err
+	}
+	sa := &unix.SockaddrLinklayer{Protocol: 0x0008, Ifindex: i.Index, Halen: 6}
+	copy(sa.Addr[:], hw)
+	return func(b []byte) error { return unix.Sendto(fd, ipv4(dst, b), 0, sa) }, nil
+}
+
+func ipv4(dst netip.Addr, payload []byte) []byte {
+	size := 28 + len(payload)
+	b := append([]byte{0x45, 0, byte(size >> 8), byte(size), 0, 0, 0, 0, 64, unix.IPPROTO_UDP, 0, 0, 10, 77, 0, 20}, dst.AsSlice()...)
+	sum := uint32(0)
+	for i := 0; i < len(b); i += 2 {
+		sum += uint32(b[i])<<8 | uint32(b[i+1])
+	}
+	sum = sum&0xffff + sum>>16
+	sum = ^(sum&0xffff + sum>>16)
+	b[10], b[11] = byte(sum>>8), byte(sum)
+	udp := []byte{port >> 8, port & 0xff, port >> 8, port & 0xff, byte((size - 20) >> 8), byte(size - 20), 0, 0}
+	return append(append(b, udp...), payload...)
+}
+
+// mac is the hardware address of a link.
+func mac(t testing.TB, n *testenv.NS, name string) string {
+	t.Helper()
+	words := strings.Fields(n.IP(t, "-o link show "+name))
+	for i, w := range words {
+		if w == "link/ether" {
+			return words[i+1]
+		}
+	}
+	t.Fatalf("no hardware address: %v", words)
+	return ""
+}

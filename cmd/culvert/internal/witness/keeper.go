@@ -1,0 +1,222 @@
+package witness
+
+import (
+	"log/slog"
+	"maps"
+	"reflect"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/culvert-project/culvert/enforce"
+	"github.com/culvert-project/culvert/loader"
+)
+
+// keeper keeps the probe's policy what the enforcer says. Its methods may be
+// called from any goroutine; Protect is called from the enforcer's loop.
+type keeper struct {
+	probe Probe
+	want  Rules
+	log   *slog.Logger
+	now   func() time.Time
+
+	// mu guards everything below, and that policies are set in order.
+	mu      sync.Mutex
+	last    enforce.Protection         // as the enforcer said it
+	waiting map[string]enforce.Session // guarded by an earlier daemon, and not seen since
+	away    map[string]time.Time       // since when a tunnel is away
+	freed   map[string]bool            // away for longer than a guard lasts
+	owners  map[uint32]owner           // every ID ever used
+	held    bool                       // nothing is set until Begin: what was adopted stays
+	frozen  bool                       // nothing is set any more
+	err     error                      // of the last setting
+	inForce *loader.Config             // the last that was set, its deadline apart; nil before
+}
+
+func newKeeper(p Probe, want Rules, log *slog.Logger) *keeper {
+	return &keeper{
+		probe: p, want: want, log: log, now: time.Now,
+		waiting: map[string]enforce.Session{}, away: map[string]time.Time{},
+		freed: map[string]bool{}, owners: map[uint32]owner{},
+	}
+}
+
+// hold keeps what an earlier daemon's guard had in force until begin. Sessions
+// that the daemon will open itself are guarded on, though their tunnels are
+// away, as they were before.
+func (k *keeper) hold(own []enforce.Session) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.held = true
+	if k.want.Guard {
+		for _, s := range own {
+			k.waiting[s.Tunnel] = s
+		}
+	}
+}
+
+// begin puts the policy in force, the daemon's own sessions being open.
+func (k *keeper) begin() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.held = false
+	k.set(true)
+}
+
+// protect takes in what is protected from now on, and has it in force when it
+// returns, unless setting fails.
+func (k *keeper) protect(p enforce.Protection) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.last = p
+	k.set(false)
+}
+
+// freeze leaves the policy as it is, whatever the enforcer says while it stops,
+// if a guard holds something. It reports whether one does.
+func (k *keeper) freeze() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.frozen = k.want.Guard && len(k.sessions()) > 0 && k.err == nil
+	return k.frozen
+}
+
+// forget lets go of a session that an earlier daemon had guarded.
+func (k *keeper) forget(tunnel string) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	_, was := k.waiting[tunnel]
+	delete(k.waiting, tunnel)
+	if was {
+		k.set(false)
+	}
+	return was
+}
+
+// tick renews the deadline and what failed, and returns the tunnels whose guard
+// has ended by it since the last call.
+func (k *keeper) tick() (ended []string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	now := k.now()
+	for tunnel, since := range k.away {
+		if k.want.For > 0 && !k.freed[tunnel] && now.Sub(since) >= k.want.For {
+			k.freed[tunnel] = true
+			delete(k.waiting, tunnel)
+			ended = append(ended, tunnel)
+		}
+	}
+	if k.err != nil || len(ended) > 0 || k.want.For > 0 && len(k.sessions()) > 0 {
+		k.set(true)
+	}
+	return ended
+}
+
+// sessions are the enforcer's and those still waited for, tunnels being away.
+func (k *keeper) sessions() []enforce.ProtectedSession {
+	out := slices.Clone(k.last.Sessions)
+	for _, s := range k.last.Sessions {
+		delete(k.waiting, s.Tunnel)
+	}
+	for _, s := range k.waiting {
+		out = append(out, enforce.ProtectedSession{Session: s})
+	}
+	return out
+}
+
+// set puts what is known in force. A policy that is in force already is set again
+// only to renew its deadline.
+func (k *keeper) set(renew bool) {
+	if k.held || k.frozen {
+		return
+	}
+	now := k.now()
+	p := enforce.Protection{Sessions: k.sessions(), Pinholes: k.last.Pinholes}
+	k.noteAway(p.Sessions, now)
+	pol := compile(p, k.want, func(tunnel string) bool { return k.freed[tunnel] })
+	if !renew && k.err == nil && k.inForce != nil && reflect.DeepEqual(pol.config, *k.inForce) {
+		return
+	}
+	same := pol.config
+	pol.config.Until = k.until(p.Sessions, now)
+	maps.Copy(k.owners, pol.owners)
+	if err := k.probe.Set(pol.config); err != nil {
+		if k.err == nil {
+			k.log.Error("the witness keeps an older policy", "err", err)
+		}
+		k.err = err
+		return
+	}
+	k.err, k.inForce = nil, &same
+}
+
+// noteAway keeps track of which tunnels are away.
+func (k *keeper) noteAway(sessions []enforce.ProtectedSession, now time.Time) {
+	is := map[string]bool{}
+	for _, s := range sessions {
+		if s.Link != 0 {
+			continue
+		}
+		is[s.Tunnel] = true
+		if _, ok := k.away[s.Tunnel]; !ok {
+			k.away[s.Tunnel] = now
+		}
+	}
+	gone := func(tunnel string) bool { return !is[tunnel] }
+	maps.DeleteFunc(k.away, func(tunnel string, _ time.Time) bool { return gone(tunnel) })
+	maps.DeleteFunc(k.freed, func(tunnel string, _ bool) bool { return gone(tunnel) })
+}
+
+// until is when drops end without this process: For from now, as long as there
+// is a tunnel; else when the last guard of those that are away does.
+func (k *keeper) until(sessions []enforce.ProtectedSession, now time.Time) time.Time {
+	if k.want.For == 0 || len(sessions) == 0 {
+		return time.Time{}
+	}
+	var last time.Time
+	for _, s := range sessions {
+		since := now
+		if s.Link == 0 {
+			since = k.away[s.Tunnel]
+		}
+		if end := since.Add(k.want.For); end.After(last) {
+			last = end
+		}
+	}
+	return last
+}
+
+// pace is how often the deadline wants renewing; 0 is not at all.
+func (k *keeper) pace() time.Duration { return k.want.For / 8 }
+
+// ownerOf says what an ID stands for, and whether it is known.
+func (k *keeper) ownerOf(id uint32) (owner, bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	o, ok := k.owners[id]
+	return o, ok
+}
+
+// state is what the keeper can say of itself.
+func (k *keeper) state() (holding []string, err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for tunnel := range k.away {
+		if k.want.drops() && !k.freed[tunnel] {
+			holding = append(holding, tunnel)
+		}
+	}
+	slices.Sort(holding)
+	return holding, k.err
+}
+
+// release empties the policy, so that nothing stays pinned, unless it is frozen.
+func (k *keeper) release() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.frozen {
+		return nil
+	}
+	k.frozen = true
+	return k.probe.Set(loader.Config{})
+}

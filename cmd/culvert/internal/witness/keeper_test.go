@@ -1,0 +1,228 @@
+package witness
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/culvert-project/culvert/enforce"
+	"github.com/culvert-project/culvert/loader"
+)
+
+// fakeProbe is a loader in memory.
+type fakeProbe struct {
+	mu       sync.Mutex
+	sets     []loader.Config
+	fail     error
+	counters []loader.Counter
+	senders  []loader.Sender
+	status   loader.Status
+	samples  chan loader.Sample
+	closed   bool
+}
+
+func (p *fakeProbe) Set(cfg loader.Config) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.fail != nil {
+		return p.fail
+	}
+	p.sets = append(p.sets, cfg)
+	return nil
+}
+
+func (p *fakeProbe) Counters() ([]loader.Counter, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return append([]loader.Counter(nil), p.counters...), nil
+}
+
+func (p *fakeProbe) Senders() ([]loader.Sender, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return append([]loader.Sender(nil), p.senders...), nil
+}
+
+func (p *fakeProbe) Status() (loader.Status, error) { return p.status, nil }
+
+func (p *fakeProbe) Read(ctx context.Context, f func(loader.Sample)) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case s := <-p.samples:
+			f(s)
+		}
+	}
+}
+
+func (p *fakeProbe) Close() error { p.closed = true; return nil }
+
+// last is what is in force, in words.
+func (p *fakeProbe) last() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.sets) == 0 {
+		return "nothing was set"
+	}
+	return shown(policy{config: p.sets[len(p.sets)-1]})
+}
+
+func (p *fakeProbe) until() time.Time { return p.sets[len(p.sets)-1].Until }
+
+var start = time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
+
+// clock is a keeper whose time is set by hand.
+func clock(p *fakeProbe, want Rules) (*keeper, *time.Time) {
+	now := start
+	k := newKeeper(p, want, slog.New(slog.DiscardHandler))
+	k.now = func() time.Time { return now }
+	return k, &now
+}
+
+func sessions(list ...enforce.ProtectedSession) enforce.Protection {
+	return enforce.Protection{Sessions: list}
+}
+
+func TestKeeperSets(t *testing.T) {
+	p := &fakeProbe{}
+	k, _ := clock(p, Rules{})
+	k.protect(sessions(protected("tun0", 7, "10.0.0.0/8")))
+	k.protect(sessions(protected("tun0", 7, "10.0.0.0/8")))
+	k.tick()
+	if len(p.sets) != 1 || p.last() != "10.0.0.0/8 protected by 7\n" {
+		t.Errorf("%d sets: %s", len(p.sets), p.last())
+	}
+	k.protect(sessions())
+	if len(p.sets) != 2 || p.last() != "" {
+		t.Errorf("%d sets: %s", len(p.sets), p.last())
+	}
+	id := p.sets[0].Prefixes[0].ID
+	for _, x := range p.sets[0].Prefixes {
+		id = max(id, x.ID)
+	}
+	if own, ok := k.ownerOf(id); !ok || own.tunnel != "tun0" {
+		t.Errorf("an ID of before is forgotten: %v, %v", own, ok)
+	}
+}
+
+func TestKeeperFailure(t *testing.T) {
+	p := &fakeProbe{fail: errors.New("no memory")}
+	k, _ := clock(p, Rules{Drop: true})
+	k.protect(sessions(protected("tun0", 7, "10.0.0.0/8")))
+	if _, err := k.state(); !errors.Is(err, p.fail) {
+		t.Errorf("the failure is not told: %v", err)
+	}
+	p.fail = nil
+	k.tick()
+	if _, err := k.state(); err != nil || p.last() != "10.0.0.0/8 protected by 7 drop\n" {
+		t.Errorf("not tried again: %v, %s", err, p.last())
+	}
+}
+
+// TestKeeperAdopts: what an earlier daemon had in force stays until the sessions
+// are known, and sessions whose tunnels are away are guarded on.
+func TestKeeperAdopts(t *testing.T) {
+	p := &fakeProbe{}
+	k, _ := clock(p, Rules{Guard: true})
+	k.hold([]enforce.Session{{Tunnel: "tun0", Protect: pfx("10.0.0.0/8"), Rearm: true}, {Tunnel: "wg0", Protect: pfx("10.1.0.0/16"), Rearm: true}})
+	k.protect(sessions(protected("wg0", 9, "10.1.0.0/16")))
+	if len(p.sets) != 0 {
+		t.Errorf("set before the sessions are known: %s", p.last())
+	}
+	k.begin()
+	if got := p.last(); got != "10.0.0.0/8 protected by 0 drop\n10.1.0.0/16 protected by 9 drop\n" {
+		t.Errorf("in force:\n%s", got)
+	}
+	if holding, _ := k.state(); strings.Join(holding, " ") != "tun0" {
+		t.Errorf("holding %v", holding)
+	}
+	k.protect(sessions(protected("wg0", 9, "10.1.0.0/16"), protected("tun0", 11, "10.0.0.0/8")))
+	k.protect(sessions(protected("wg0", 9, "10.1.0.0/16"))) // and its session ended
+	if got := p.last(); got != "10.1.0.0/16 protected by 9 drop\n" {
+		t.Errorf("in force after the end of a session:\n%s", got)
+	}
+}
+
+func TestKeeperForgets(t *testing.T) {
+	p := &fakeProbe{}
+	k, _ := clock(p, Rules{Guard: true})
+	k.hold([]enforce.Session{{Tunnel: "tun0", Protect: pfx("10.0.0.0/8")}})
+	k.begin()
+	if !k.forget("tun0") || k.forget("tun0") || p.last() != "" {
+		t.Errorf("in force:\n%s", p.last())
+	}
+	// Without a guard nobody waits.
+	p = &fakeProbe{}
+	k, _ = clock(p, Rules{Drop: true})
+	k.hold([]enforce.Session{{Tunnel: "tun0", Protect: pfx("10.0.0.0/8")}})
+	if k.begin(); p.last() != "" {
+		t.Errorf("in force:\n%s", p.last())
+	}
+}
+
+func TestKeeperDeadline(t *testing.T) {
+	p := &fakeProbe{}
+	k, now := clock(p, Rules{Guard: true, For: time.Minute})
+	k.protect(sessions(protected("tun0", 7, "10.0.0.0/8"), protected("wg0", 9, "10.1.0.0/16")))
+	*now = start.Add(10 * time.Second)
+	k.tick()
+	if got := p.until(); !got.Equal(now.Add(time.Minute)) {
+		t.Errorf("while the tunnels stand: %v", got)
+	}
+	lost := *now
+	k.protect(sessions(protected("tun0", 0, "10.0.0.0/8"), protected("wg0", 0, "10.1.0.0/16")))
+	*now = lost.Add(30 * time.Second)
+	if ended := k.tick(); len(ended) != 0 || !p.until().Equal(lost.Add(time.Minute)) {
+		t.Errorf("while the tunnels are away: %v, until %v", ended, p.until())
+	}
+	k.protect(sessions(protected("tun0", 0, "10.0.0.0/8"), protected("wg0", 10, "10.1.0.0/16")))
+	*now = lost.Add(time.Minute)
+	if ended := k.tick(); strings.Join(ended, " ") != "tun0" || len(k.tick()) != 0 {
+		t.Errorf("at its end: %v", ended)
+	}
+	if got := p.last(); got != "10.0.0.0/8 protected by 0\n10.1.0.0/16 protected by 10 drop\n" {
+		t.Errorf("in force:\n%s", got)
+	}
+	if holding, _ := k.state(); len(holding) != 0 {
+		t.Errorf("holding %v", holding)
+	}
+	// Back, and lost again: a new guard.
+	k.protect(sessions(protected("tun0", 12, "10.0.0.0/8"), protected("wg0", 10, "10.1.0.0/16")))
+	k.protect(sessions(protected("tun0", 0, "10.0.0.0/8"), protected("wg0", 10, "10.1.0.0/16")))
+	if holding, _ := k.state(); strings.Join(holding, " ") != "tun0" || !strings.Contains(p.last(), "by 0 drop") {
+		t.Errorf("holding %v:\n%s", holding, p.last())
+	}
+}
+
+func TestKeeperStops(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		want  Rules
+		p     enforce.Protection
+		stays bool
+	}{
+		{"guard", Rules{Guard: true}, sessions(protected("tun0", 7, "10.0.0.0/8")), true},
+		{"guard of nothing", Rules{Guard: true}, sessions(), false},
+		{"drop", Rules{Drop: true}, sessions(protected("tun0", 7, "10.0.0.0/8")), false},
+	} {
+		p := &fakeProbe{}
+		k, _ := clock(p, tt.want)
+		k.protect(tt.p)
+		before := p.last()
+		if got := k.freeze(); got != tt.stays {
+			t.Errorf("%s: stays %t", tt.name, got)
+		}
+		k.protect(sessions()) // the enforcer stops
+		if err := k.release(); err != nil {
+			t.Error(err)
+		}
+		if stays := p.last() == before && before != ""; stays != tt.stays {
+			t.Errorf("%s: in force at the end:\n%s", tt.name, p.last())
+		}
+	}
+}

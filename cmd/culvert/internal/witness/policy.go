@@ -1,0 +1,199 @@
+package witness
+
+import (
+	"cmp"
+	"hash/fnv"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/culvert-project/culvert/enforce"
+	"github.com/culvert-project/culvert/enforce/plan"
+	"github.com/culvert-project/culvert/loader"
+)
+
+// Rules is what the operator asked for.
+type Rules struct {
+	Drop  bool          // stop leaks, do not only count them
+	Guard bool          // hold when a tunnel vanishes; a guard that begins only then is too late, so it drops from the start
+	For   time.Duration // how long a guard holds after the tunnel, or the daemon, is gone; 0 is for ever
+}
+
+// drops reports whether leaks are stopped.
+func (r Rules) drops() bool { return r.Drop || r.Guard }
+
+// owner is what an ID of a policy stands for.
+type owner struct {
+	tunnel string
+	prefix netip.Prefix
+	link   int // interface index of the tunnel; 0 while it is away
+}
+
+// policy is a protection as the loader takes it.
+type policy struct {
+	config loader.Config
+	owners map[uint32]owner
+}
+
+// compile makes a policy. Of sessions whose tunnel is away it drops while free
+// says that the guard still holds them.
+func compile(p enforce.Protection, want Rules, free func(tunnel string) bool) policy {
+	b := builder{lines: map[netip.Prefix][]loader.Prefix{}, owners: map[uint32]owner{}}
+	for _, r := range plan.IgnoredRanges() {
+		b.pass(r, loader.Ignored)
+	}
+	for _, s := range p.Sessions {
+		for _, x := range s.Exclude {
+			b.pass(x, loader.Excluded)
+		}
+	}
+	for _, s := range sorted(p.Sessions) {
+		drop := want.drops() && !(s.Link == 0 && free(s.Tunnel))
+		b.protect(&s, drop)
+	}
+	b.servers(p.Sessions)
+	b.pinholes(p.Pinholes)
+	return policy{b.config(p.Sessions, want), b.owners}
+}
+
+// sorted brings sessions into an order that a restart does not change, so that
+// IDs which collide are settled alike.
+func sorted(in []enforce.ProtectedSession) []enforce.ProtectedSession {
+	out := slices.Clone(in)
+	slices.SortFunc(out, func(a, b enforce.ProtectedSession) int { return cmp.Compare(a.Tunnel, b.Tunnel) })
+	return out
+}
+
+// builder collects lines. All lines of one prefix have one class: the first
+// that was given to it.
+type builder struct {
+	lines  map[netip.Prefix][]loader.Prefix
+	owners map[uint32]owner
+}
+
+func (b *builder) pass(p netip.Prefix, class loader.Class) {
+	if b.lines[p] == nil {
+		b.lines[p] = []loader.Prefix{{Prefix: p, Class: class}}
+	}
+}
+
+// pinholes win over all but the server's narrower lines.
+func (b *builder) pinholes(list []netip.Prefix) {
+	for _, pin := range list {
+		if l := b.lines[pin]; l == nil || l[0].Class == loader.Protected {
+			b.lines[pin] = []loader.Prefix{{Prefix: pin, Class: loader.Excluded}}
+		}
+	}
+}
+
+func (b *builder) protect(s *enforce.ProtectedSession, drop bool) {
+	for _, x := range s.Protect {
+		if b.lines[x] != nil {
+			continue
+		}
+		own := owner{s.Tunnel, x, int(s.Link)}
+		b.lines[x] = []loader.Prefix{{
+			Prefix: x, Class: loader.Protected, ID: b.id(own), Drop: drop, Tunnel: int(s.Link),
+		}}
+	}
+}
+
+// id is the same for the same tunnel and prefix in every process: counters of an
+// adopted guard keep their meaning.
+func (b *builder) id(own owner) uint32 {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(own.tunnel + " " + own.prefix.String()))
+	id := max(1, h.Sum32())
+	for b.owners[id] != (owner{}) {
+		id = max(1, id+1)
+	}
+	b.owners[id] = own
+	return id
+}
+
+// servers narrows the way to each server to the tunnel's own transport, where
+// its address is protected at all and nobody excluded it.
+func (b *builder) servers(sessions []enforce.ProtectedSession) {
+	gates := map[netip.Prefix][]loader.Prefix{}
+	for _, s := range sessions {
+		for _, srv := range s.Servers {
+			a := srv.Addr.Addr().Unmap()
+			host := netip.PrefixFrom(a, a.BitLen())
+			gates[host] = append(gates[host], loader.Prefix{Proto: protocol(srv.Proto), Port: srv.Addr.Port()})
+		}
+	}
+	for host, list := range gates {
+		if around, ok := b.lookup(host.Addr()); ok && around.Class == loader.Protected {
+			b.lines[host] = b.server(host, around, list)
+		}
+	}
+}
+
+func (b *builder) server(host netip.Prefix, around loader.Prefix, gates []loader.Prefix) []loader.Prefix {
+	own := b.owners[around.ID]
+	own.prefix = host
+	id := around.ID
+	if around.Prefix != host {
+		id = b.id(own)
+	}
+	gates = fewer(gates)
+	for i := range gates {
+		gates[i].Prefix, gates[i].Class, gates[i].ID, gates[i].Drop = host, loader.Server, id, around.Drop
+	}
+	return gates
+}
+
+// maxGates is how many transports one address may have in the loader.
+const maxGates = 4
+
+// fewer lets any port pass where a server has too many.
+func fewer(gates []loader.Prefix) []loader.Prefix {
+	order := func(a, b loader.Prefix) int {
+		return cmp.Or(cmp.Compare(a.Proto, b.Proto), cmp.Compare(a.Port, b.Port))
+	}
+	slices.SortFunc(gates, order)
+	if gates = slices.Compact(gates); len(gates) <= maxGates {
+		return gates
+	}
+	for i := range gates {
+		gates[i].Port = 0
+	}
+	return slices.Compact(gates)
+}
+
+// lookup finds the first line of the longest prefix that holds a.
+func (b *builder) lookup(a netip.Addr) (loader.Prefix, bool) {
+	for bits := a.BitLen(); bits >= 0; bits-- {
+		p, _ := a.Prefix(bits)
+		if l := b.lines[p]; l != nil {
+			return l[0], true
+		}
+	}
+	return loader.Prefix{}, false
+}
+
+func protocol(name string) uint8 {
+	if name == "tcp" {
+		return 6
+	}
+	return 17
+}
+
+func (b *builder) config(sessions []enforce.ProtectedSession, want Rules) loader.Config {
+	cfg := loader.Config{Guard: want.Guard && len(sessions) > 0}
+	for _, lines := range b.lines {
+		cfg.Prefixes = append(cfg.Prefixes, lines...)
+	}
+	slices.SortFunc(cfg.Prefixes, func(a, b loader.Prefix) int {
+		return cmp.Or(plan.ComparePrefix(a.Prefix, b.Prefix), cmp.Compare(a.Proto, b.Proto), cmp.Compare(a.Port, b.Port))
+	})
+	for _, s := range sessions {
+		if s.Link != 0 {
+			cfg.Tunnels = append(cfg.Tunnels, int(s.Link))
+		}
+		for _, l := range s.KeepLinks {
+			cfg.Exempt = append(cfg.Exempt, int(l))
+		}
+	}
+	return cfg
+}

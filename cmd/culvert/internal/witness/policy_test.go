@@ -1,0 +1,153 @@
+package witness
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/culvert-project/culvert/enforce"
+	"github.com/culvert-project/culvert/loader"
+)
+
+func pfx(list ...string) (out []netip.Prefix) {
+	for _, s := range list {
+		out = append(out, netip.MustParsePrefix(s))
+	}
+	return out
+}
+
+func protected(tunnel string, link uint32, list ...string) enforce.ProtectedSession {
+	return enforce.ProtectedSession{Session: enforce.Session{Tunnel: tunnel, Protect: pfx(list...)}, Link: link}
+}
+
+func server(s enforce.ProtectedSession, list ...string) enforce.ProtectedSession {
+	for _, text := range list {
+		addr, proto, _ := strings.Cut(text, "/")
+		s.Servers = append(s.Servers, enforce.Server{Addr: netip.MustParseAddrPort(addr), Proto: proto})
+	}
+	return s
+}
+
+// shown writes the lines of a policy that are not ignored ranges.
+func shown(p policy) string {
+	var b strings.Builder
+	names := map[loader.Class]string{loader.Protected: "protected", loader.Excluded: "excluded", loader.Server: "server"}
+	for _, x := range p.config.Prefixes {
+		if x.Class == loader.Ignored {
+			continue
+		}
+		fmt.Fprintf(&b, "%s %s", x.Prefix, names[x.Class])
+		if own, ok := p.owners[x.ID]; ok {
+			fmt.Fprintf(&b, " of %s", own.tunnel)
+		}
+		if x.Class == loader.Protected {
+			fmt.Fprintf(&b, " by %d", x.Tunnel)
+		}
+		if x.Class == loader.Server {
+			fmt.Fprintf(&b, " %d/%d", x.Port, x.Proto)
+		}
+		if x.Drop {
+			b.WriteString(" drop")
+		}
+		b.WriteString("\n")
+	}
+	return b.String()
+}
+
+func TestCompile(t *testing.T) {
+	excluding := protected("tun0", 7, "10.0.0.0/8")
+	excluding.Exclude = pfx("10.9.0.0/16")
+	full := protected("tun0", 7, "0.0.0.0/0")
+	fullExcluding := server(full, "203.0.113.10:1194/udp")
+	fullExcluding.Exclude = pfx("203.0.113.0/24")
+	away := protected("tun0", 0, "10.0.0.0/8")
+	drop := Rules{Drop: true}
+	tests := []struct {
+		name string
+		p    enforce.Protection
+		want Rules
+		text string
+	}{
+		{"nothing", enforce.Protection{}, drop, ""},
+		{"count", enforce.Protection{Sessions: []enforce.ProtectedSession{excluding}}, Rules{},
+			"10.0.0.0/8 protected of tun0 by 7\n10.9.0.0/16 excluded\n"},
+		{"drop", enforce.Protection{Sessions: []enforce.ProtectedSession{excluding}}, drop,
+			"10.0.0.0/8 protected of tun0 by 7 drop\n10.9.0.0/16 excluded\n"},
+		{"guard drops while the tunnel stands", enforce.Protection{Sessions: []enforce.ProtectedSession{excluding}}, Rules{Guard: true},
+			"10.0.0.0/8 protected of tun0 by 7 drop\n10.9.0.0/16 excluded\n"},
+		{"guard", enforce.Protection{Sessions: []enforce.ProtectedSession{away}}, Rules{Guard: true},
+			"10.0.0.0/8 protected of tun0 by 0 drop\n"},
+		{"server", enforce.Protection{Sessions: []enforce.ProtectedSession{server(full, "203.0.113.10:1194/udp", "203.0.113.10:443/tcp")}}, drop,
+			"0.0.0.0/0 protected of tun0 by 7 drop\n203.0.113.10/32 server of tun0 443/6 drop\n203.0.113.10/32 server of tun0 1194/17 drop\n"},
+		{"server of a split tunnel", enforce.Protection{Sessions: []enforce.ProtectedSession{server(excluding, "203.0.113.10:1194/udp")}}, Rules{},
+			"10.0.0.0/8 protected of tun0 by 7\n10.9.0.0/16 excluded\n"},
+		{"server within an exclusion", enforce.Protection{Sessions: []enforce.ProtectedSession{fullExcluding}}, Rules{},
+			"0.0.0.0/0 protected of tun0 by 7\n203.0.113.0/24 excluded\n"},
+		{"server that is its own pinhole", enforce.Protection{
+			Sessions: []enforce.ProtectedSession{server(full, "10.77.0.66:1194/udp")}, Pinholes: pfx("10.77.0.66/32", "10.77.0.1/32")}, Rules{},
+			"0.0.0.0/0 protected of tun0 by 7\n10.77.0.1/32 excluded\n10.77.0.66/32 server of tun0 1194/17\n"},
+		{"server that is a protected prefix", enforce.Protection{
+			Sessions: []enforce.ProtectedSession{server(protected("tun0", 7, "203.0.113.10/32"), "203.0.113.10:1194/udp")}}, Rules{},
+			"203.0.113.10/32 server of tun0 1194/17\n"},
+		{"pinhole over protected", enforce.Protection{
+			Sessions: []enforce.ProtectedSession{protected("tun0", 7, "10.77.0.1/32")}, Pinholes: pfx("10.77.0.1/32")}, Rules{},
+			"10.77.0.1/32 excluded\n"},
+		{"too many transports", enforce.Protection{Sessions: []enforce.ProtectedSession{
+			server(full, "10.0.0.1:1/udp", "10.0.0.1:2/udp", "10.0.0.1:3/udp", "10.0.0.1:4/udp", "10.0.0.1:5/tcp")}}, Rules{},
+			"0.0.0.0/0 protected of tun0 by 7\n10.0.0.1/32 server of tun0 0/6\n10.0.0.1/32 server of tun0 0/17\n"},
+		{"two sessions", enforce.Protection{Sessions: []enforce.ProtectedSession{protected("wg0", 8, "10.1.0.0/16"), excluding}}, Rules{},
+			"10.0.0.0/8 protected of tun0 by 7\n10.1.0.0/16 protected of wg0 by 8\n10.9.0.0/16 excluded\n"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			p := compile(tt.p, tt.want, func(string) bool { return false })
+			if got := shown(p); got != tt.text {
+				t.Errorf("got:\n%s\nwant:\n%s", got, tt.text)
+			}
+			classes := map[netip.Prefix]loader.Class{}
+			for _, x := range p.config.Prefixes {
+				if c, ok := classes[x.Prefix]; ok && c != x.Class {
+					t.Errorf("%s has two classes", x.Prefix)
+				}
+				classes[x.Prefix] = x.Class
+			}
+			if p.config.Guard != (tt.want.Guard && len(tt.p.Sessions) > 0) {
+				t.Errorf("guard: %t", p.config.Guard)
+			}
+		})
+	}
+}
+
+// TestCompileFreed: a guard that has lasted its time drops nothing, another does.
+func TestCompileFreed(t *testing.T) {
+	p := compile(enforce.Protection{Sessions: []enforce.ProtectedSession{protected("tun0", 0, "10.0.0.0/8"), protected("wg0", 0, "10.1.0.0/16")}},
+		Rules{Guard: true}, func(tunnel string) bool { return tunnel == "tun0" })
+	if got, want := shown(p), "10.0.0.0/8 protected of tun0 by 0\n10.1.0.0/16 protected of wg0 by 0 drop\n"; got != want {
+		t.Errorf("got:\n%s\nwant:\n%s", got, want)
+	}
+}
+
+// TestIDs: they mean the same in every process, whatever the order.
+func TestIDs(t *testing.T) {
+	a, b := protected("tun0", 7, "10.0.0.0/8"), protected("wg0", 9, "10.1.0.0/16", "2001:db8::/32")
+	ids := func(list ...enforce.ProtectedSession) map[string]uint32 {
+		out := map[string]uint32{}
+		for id, own := range compile(enforce.Protection{Sessions: list}, Rules{}, func(string) bool { return false }).owners {
+			out[own.tunnel+own.prefix.String()] = id
+		}
+		return out
+	}
+	moved := a
+	moved.Link = 0
+	if x, y := fmt.Sprint(ids(a, b)), fmt.Sprint(ids(b, moved)); x != y || strings.Count(x, ":") < 3 {
+		t.Errorf("%s, then %s", x, y)
+	}
+	// Two that collide get different ones.
+	bl := builder{owners: map[uint32]owner{}}
+	x := bl.id(owner{tunnel: "tun0", prefix: pfx("10.0.0.0/8")[0]})
+	bl.owners[x] = owner{tunnel: "other"}
+	if y := bl.id(owner{tunnel: "tun0", prefix: pfx("10.0.0.0/8")[0]}); x == y || y == 0 {
+		t.Errorf("both are %d", x)
+	}
+}

@@ -1,0 +1,126 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/culvert-project/culvert/cmd/culvert/internal/config"
+	"github.com/culvert-project/culvert/cmd/culvert/internal/control"
+	"github.com/culvert-project/culvert/enforce"
+	"github.com/culvert-project/culvert/loader"
+)
+
+const releaseLong = `Take down a guard by hand, so that what it drops may leave again.
+
+With a daemon running it is asked: the sessions whose tunnel is away end, and the
+routes that they had removed come back. Sessions whose tunnel stands go on; "culvert
+down" ends them.
+
+Without a daemon: what a killed or stopped one left in this network namespace goes
+(programs, maps, links), its sessions are forgotten, and the routes that it had
+removed come back, as with "culvert recover". Nothing there is a success.
+
+` + exitHelp
+
+func newRelease() *cobra.Command {
+	s := config.Default()
+	cmd := &cobra.Command{
+		Use:     "release",
+		Short:   "Take down a guard by hand",
+		Long:    releaseLong,
+		Example: "  culvert release\n  culvert release --state-dir /run/my-vpn --socket /run/my-vpn/culvert.sock",
+		Args:    noArgs,
+	}
+	cmd.Flags().String("state-dir", s.StateDir, "`folder` with the journal")
+	cmd.Flags().String("log-format", "text", "text or json")
+	socketFlag(cmd.Flags(), &s.Socket)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := setChanged(cmd.Flags(), &s, "state-dir", "log-format"); err != nil {
+			return err
+		}
+		return release(cmd, s)
+	}
+	return cmd
+}
+
+// release asks the daemon, or does it itself where there is none.
+func release(cmd *cobra.Command, s config.Settings) error {
+	resp, err := control.Ask(cmd.Context(), s.Socket, control.Request{Op: control.Release})
+	switch {
+	case errors.Is(err, control.ErrAway):
+		return releaseLeft(cmd, s)
+	case err != nil:
+		return err
+	case resp.Released == nil:
+		return errAnswer
+	}
+	for _, tunnel := range resp.Released.Tunnels {
+		if err := say(cmd.OutOrStdout(), "%s: released\n", tunnel); err != nil {
+			return err
+		}
+	}
+	return say(cmd.OutOrStdout(), "%d routes given back\n", resp.Released.Routes)
+}
+
+// releaseLeft takes down what a daemon left behind: first what drops, then what
+// was removed comes back.
+func releaseLeft(cmd *cobra.Command, s config.Settings) error {
+	if err := permitted(); err != nil {
+		return err
+	}
+	lock, err := acquireLock(holder{PID: os.Getpid(), What: "release"})
+	if err != nil {
+		return err
+	}
+	defer lock.Close() //nolint:errcheck // the kernel frees it with the process
+	log := newLog(cmd, s.LogJSON)
+	if err := releasePins(log); err != nil {
+		return err
+	}
+	rec, err := forgetState(cmd.Context(), s, log)
+	if err != nil {
+		return err
+	}
+	p := &printer{w: cmd.OutOrStdout()}
+	fmt.Fprintln(p, "no guard holds any more")
+	printRecovered(p, rec)
+	if p.err == nil && len(rec.Pending) > 0 {
+		return errPending(rec)
+	}
+	return p.err
+}
+
+func releasePins(log *slog.Logger) error {
+	err := loader.Release(loader.Options{Logger: log})
+	switch {
+	case errors.Is(err, loader.ErrPrivilege):
+		return withCode(exitDenied, err)
+	case errors.Is(err, loader.ErrUnsupported):
+		return fmt.Errorf("there are no guards: %w", err)
+	case err != nil:
+		return fmt.Errorf("release guard: %w", err)
+	}
+	return nil
+}
+
+// forgetState gives back what the journal holds and forgets the sessions in it.
+func forgetState(ctx context.Context, s config.Settings, log *slog.Logger) (enforce.Recovered, error) {
+	if _, err := os.Stat(s.StateDir); errors.Is(err, fs.ErrNotExist) {
+		return enforce.Recovered{}, nil
+	}
+	st, err := openState(s.StateDir)
+	if err != nil {
+		return enforce.Recovered{}, err
+	}
+	defer st.close(log)
+	if err := st.journal.KeepSessions(nil); err != nil {
+		return enforce.Recovered{}, fmt.Errorf("forget sessions: %w", err)
+	}
+	return enforce.Recover(ctx, st.sys, st.journal, engineOptions(s, log))
+}
