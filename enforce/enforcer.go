@@ -111,6 +111,9 @@ func (e *Enforcer) Run(ctx context.Context) error {
 	e.level(ctx, "start")
 	close(e.ready)
 	err := e.loop(ctx, failed)
+	if err != nil && e.opt.OnLoss == LossGuard {
+		e.opt.OnPolicy = nil // nobody asked for the end: what guards packets goes on
+	}
 	return errors.Join(err, e.finish(ctx))
 }
 

@@ -158,7 +158,11 @@ func (e *Enforcer) reportText(kind plan.Kind, r *plan.Route, why string) {
 	if !e.reported.isNew(kind.String() + " " + e.text(r)) {
 		return
 	}
-	e.tell(Incident{What: "reported", Route: e.text(r), Reason: "missing: " + why, Seen: e.lookedAt, Path: "level"})
+	in := Incident{What: "reported", Route: e.text(r), Reason: "missing: " + why, Seen: e.lookedAt, Path: "level"}
+	if s := e.sessionFor(r); s != nil {
+		in.Tunnel = s.Tunnel
+	}
+	e.tell(in)
 }
 
 // name returns an interface's name, or its index where it was never seen.
