@@ -152,7 +152,7 @@ func (l *lab) underAttack(t *testing.T, seed uint64, sum *tally) {
 	}
 	a := w.makeAttack()
 	l.build(t, w)
-	before := l.ns.MainTable(t)
+	before := l.table(t)
 	wrong, _ := l.violations(t, w, questions(boundaries(w.sessions, before)))
 	sum.before.Add(int64(len(wrong)))
 
@@ -167,9 +167,11 @@ func (l *lab) underAttack(t *testing.T, seed uint64, sum *tally) {
 	<-done
 	<-l.strikeAside(t, a.batches[1])
 	during := l.quiet(t, e.e)
+	l.readObjects(t)
+	l.orphans = true
 	wrong, of := l.violations(t, w, questions(boundaries(w.sessions, before, during)))
 	e.end(t)
-	after := l.ns.MainTable(t)
+	after := l.table(t)
 
 	sum.tables.Add(1)
 	sum.after.Add(int64(len(wrong)))
@@ -198,12 +200,12 @@ func (l *lab) strikeAside(t *testing.T, batches [][]string) <-chan struct{} {
 // and returns it.
 func (l *lab) quiet(t *testing.T, e *enforce.Enforcer) (table string) {
 	t.Helper()
-	const still = 200 * time.Millisecond
+	const still = 600 * time.Millisecond // a busy machine takes that long from one reading to the next
 	var since time.Time
 	ok := func() bool {
 		st, err := e.Status(t.Context())
 		enforcing := err == nil && !slices.ContainsFunc(st.Sessions, func(s enforce.SessionStatus) bool { return s.State != enforce.Enforcing })
-		now := l.ns.MainTable(t)
+		now := l.table(t)
 		if !enforcing || now != table {
 			table, since = now, time.Now()
 		}

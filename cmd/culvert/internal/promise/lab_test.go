@@ -71,12 +71,14 @@ func deviceNamed(name string) device {
 // lab is a host with three LANs and two tunnels, used for many tables one
 // after the other.
 type lab struct {
-	ns, far *testenv.NS
-	fib     *testenv.FIB
-	ask     *asker
-	sys     *rtnl.System
-	tuns    map[string]*testenv.Tun
-	objects map[uint32][]string // interfaces of the nexthop objects
+	ns, far  *testenv.NS
+	ip4, ip6 *shell
+	fib      *testenv.FIB
+	ask      *asker
+	sys      *rtnl.System
+	orphans  bool // an answer that tells of no route is to be tried by a packet; see orphaned
+	tuns     map[string]*testenv.Tun
+	objects  map[uint32][]string // interfaces of the nexthop objects
 }
 
 func newLab(t *testing.T) *lab {
@@ -89,6 +91,7 @@ func newLab(t *testing.T) *lab {
 		}
 		testenv.Veth(t, testenv.End{NS: l.ns, Name: d.name}, testenv.End{NS: l.far, Name: d.name})
 	}
+	l.ip4, l.ip6 = newShell(t, l.ns), newShell(t, l.ns, "-6")
 	var err error
 	if l.fib, err = l.ns.OpenFIB(); err != nil {
 		t.Fatal(err)
@@ -99,6 +102,7 @@ func newLab(t *testing.T) *lab {
 		l.ask.names[l.index(t, d.name)] = d.name
 	}
 	l.sys = l.open(t)
+	l.ip6.do(t, "route show table local") // see table
 	l.reset(t, nil)
 	return l
 }
@@ -120,7 +124,7 @@ func (l *lab) open(t *testing.T) *rtnl.System {
 // Lines that the kernel refuses are passed over: random ones may be nonsense.
 func (l *lab) reset(t testing.TB, lines []string) {
 	t.Helper()
-	l.batch(t, "-6", []string{"route flush table main"})
+	l.ip6.do(t, "route flush table main")
 	base := []string{"nexthop flush", "route flush table main"}
 	for _, d := range devices {
 		base = append(base,
@@ -131,7 +135,7 @@ func (l *lab) reset(t testing.TB, lines []string) {
 			base = append(base, "addr add fe80::10/64 dev "+d.name+" nodad", d.neighbour())
 		}
 	}
-	l.batch(t, "-force", append(base, lines...))
+	l.ip4.do(t, append(base, lines...)...)
 	testenv.Eventually(t, patience, "own addresses", func() bool { return l.settled(t) })
 }
 
@@ -173,7 +177,7 @@ var (
 func (l *lab) readObjects(t testing.TB) {
 	t.Helper()
 	l.objects = map[uint32][]string{}
-	lines := strings.Split(l.ns.IP(t, "nexthop show"), "\n")
+	lines := strings.Split(l.ip4.do(t, "nexthop show"), "\n")
 	for _, line := range lines {
 		if m := objectText.FindStringSubmatch(line); m != nil {
 			l.objects[number(m[1])] = []string{m[2]}

@@ -18,9 +18,9 @@ import (
 var (
 	onlySeed   = flag.Uint64("seed", 0, "run this `seed` alone; 0 runs all")
 	firstSeed  = flag.Uint64("first", 1, "first seed")
-	tableSeeds = flag.Int("tables", 520, "how many random tables")
+	tableSeeds = flag.Int("tables", 600, "how many random tables")
 	attackRuns = flag.Int("attacks", 50, "how many tables under attack")
-	killRuns   = flag.Int("kills", 220, "how many kills at random moments")
+	killRuns   = flag.Int("kills", 210, "how many kills at random moments")
 	viaBinary  = flag.Int("binary", 20, "one table in `N` is enforced by the program itself, not in this process")
 )
 

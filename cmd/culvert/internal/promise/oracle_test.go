@@ -77,12 +77,16 @@ func (w *world) pinhole(a netip.Addr) string {
 		return ""
 	}
 	for _, d := range devices {
-		enforced := slices.ContainsFunc(w.sessions, func(s enforce.Session) bool { return s.Tunnel == d.name })
-		if !enforced && (d.gate4 == a || d.gate6 == a) {
+		if !w.enforced(d.name) && (d.gate4 == a || d.gate6 == a) {
 			return d.name
 		}
 	}
 	return ""
+}
+
+// enforced reports whether an interface is the tunnel of a session.
+func (w *world) enforced(name string) bool {
+	return slices.ContainsFunc(w.sessions, func(s enforce.Session) bool { return s.Tunnel == name })
 }
 
 // isOwn reports whether the table local, which nobody touches, has a say.
@@ -171,8 +175,8 @@ func (l *lab) goes(t testing.TB, w *world, q question, tunnel string) string {
 	if w.isOwn(q.dst) {
 		return ""
 	}
-	if q.dst.Is6() && m.refused == unix.ENETUNREACH && l.arrives(t, q, tunnel) {
-		return "" // see orphaned
+	if q.dst.Is6() && m.refused == unix.ENETUNREACH && l.orphans && l.arrives(t, q, tunnel) {
+		return ""
 	}
 	legs := m.devices
 	if m.nexthop != 0 && legs == nil { // the object alone is named
@@ -205,7 +209,6 @@ func (l *lab) arrives(t testing.TB, q question, tunnel string) bool {
 // violations asks about every protected address and returns what is wrong.
 func (l *lab) violations(t testing.TB, w *world, asked []question) (out []string, of int) {
 	t.Helper()
-	l.readObjects(t)
 	for _, q := range asked {
 		c, tunnel, _ := w.classify(netip.PrefixFrom(q.dst, q.dst.BitLen()))
 		if c != protected {
@@ -262,7 +265,7 @@ func (w *world) mayDiffer(q question, was, is match) bool {
 		return true
 	}
 	if slices.Contains(w.servers(), q.dst) { // its host route may have been added
-		return slices.Equal(was.devices, is.devices)
+		return slices.Equal(was.devices, is.devices) || !slices.ContainsFunc(is.devices, w.enforced)
 	}
 	if w.pinhole(q.dst) != "" {
 		return slices.Equal(is.devices, []string{w.pinhole(q.dst)})

@@ -43,7 +43,7 @@ func (l *lab) promise(t *testing.T, seed uint64, sum *tally) {
 		return
 	}
 	l.build(t, w)
-	before := l.ns.MainTable(t)
+	before := l.table(t)
 	asked := questions(boundaries(w.sessions, before))
 	wrong, _ := l.violations(t, w, asked)
 	others := l.answers(t, w, asked)
@@ -53,13 +53,14 @@ func (l *lab) promise(t *testing.T, seed uint64, sum *tally) {
 	var states []string // the table after each session was opened
 	for _, s := range w.sessions {
 		e.open(t, s)
-		states = append(states, l.ns.MainTable(t))
+		states = append(states, l.table(t))
 	}
 	during := states[len(states)-1]
+	l.orphans = true
 	wrong, of := l.violations(t, w, asked)
 	changed, looked := l.bystanders(t, w, others)
 	e.end(t)
-	after := l.ns.MainTable(t)
+	after := l.table(t)
 
 	sum.tables.Add(1)
 	sum.after.Add(int64(len(wrong)))
@@ -90,6 +91,10 @@ func (l *lab) build(t *testing.T, w *world) {
 	t.Helper()
 	l.ns.Sysctl(t, "net.ipv4.nexthop_compat_mode", map[bool]string{false: "0", true: "1"}[w.compat])
 	l.reset(t, w.lines)
+	l.orphans = false               // nothing was taken out yet
+	if l.objects = nil; !w.compat { // else answers name the legs
+		l.readObjects(t)
+	}
 }
 
 // culvert is the thing under test: in this process, or the program.
@@ -105,7 +110,7 @@ func (l *lab) enforcer(t *testing.T, seed uint64, sum *tally) culvert {
 	if *viaBinary > 0 && seed%uint64(*viaBinary) == 0 {
 		sum.binary.Add(1)
 		p := testenv.NewProgram(t, l.ns, "")
-		return &program{p: p, daemon: p.Daemon(t)}
+		return &program{p: p, daemon: p.Daemon(t, blind...)}
 	}
 	return l.inProcess(t, seed%2 == 0)
 }

@@ -119,7 +119,7 @@ func (l *lab) fill(t *testing.T) string {
 	t.Helper()
 	l.ns.Sysctl(t, "net.ipv4.nexthop_compat_mode", "0")
 	l.reset(t, append(shapes, vpn...))
-	before := l.ns.MainTable(t)
+	before := l.table(t)
 	if n := len(entries(before)); n < len(shapes)-10 {
 		t.Fatalf("only %d routes of %d lines:\n%s", n, len(shapes), before)
 	}

@@ -157,7 +157,7 @@ func TestDeathAtEveryStep(t *testing.T) {
 	t.Cleanup(func() { t.Logf("%d deaths", deaths) })
 	l := newLab(t)
 	l.reset(t, few)
-	before := l.ns.MainTable(t)
+	before := l.table(t)
 	for _, s := range []enforce.Session{everything, split} {
 		during := l.sight(t, s)
 		for n := 0; !t.Failed() && l.dies(t, s, n, before, during); n++ {
@@ -174,7 +174,7 @@ func (l *lab) sight(t *testing.T, s enforce.Session) string {
 	t.Helper()
 	e := l.inProcess(t, true)
 	e.open(t, s)
-	during := l.ns.MainTable(t)
+	during := l.table(t)
 	e.end(t)
 	return during
 }
@@ -200,7 +200,7 @@ func (l *lab) dies(t *testing.T, s enforce.Session, step int, before, during str
 		t.Error(err)
 	}
 	l.revive(t, dir, s, step%2 == 0)
-	if d := l.difference(t, before, l.ns.MainTable(t), sandwiched(before, during)); d != "" {
+	if d := l.difference(t, before, l.table(t), sandwiched(before, during)); d != "" {
 		t.Errorf("died before step %d (torn %v, recovered %v) of %v: the table differs:\n%s", step, m.torn, step%2 == 0, s.Protect, d)
 	}
 	return died
