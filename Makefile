@@ -8,12 +8,12 @@ SHELL       := /bin/bash
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -buildid= -X main.version=$(VERSION)
 BUILD   := CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
-TOOLS   := gcc libc6-dev clang-19 llvm-14
+TOOLS   := gcc libc6-dev clang-19 llvm-14 zip
 OTHERS  := darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
 
 export CULVERT_BIN := $(CURDIR)/bin/culvert
 
-.PHONY: demo test build deps lint cross kernel generate generated bench vuln dist clean
+.PHONY: demo test build deps lint cross kernel generate generated bench vuln dist dist-check clean
 
 demo: deps build
 	go run ./testenv/demo
@@ -40,13 +40,18 @@ lint:
 	go vet ./...
 	go tool staticcheck ./...
 
-# Every package and every test must build and vet on the other systems too.
+# Every package and every test must build, vet and be clean on the other systems.
 cross:
+	go build -o .cache/staticcheck honnef.co/go/tools/cmd/staticcheck
 	@for t in $(OTHERS); do \
 		echo "cross $$t"; \
-		GOOS=$${t%/*} GOARCH=$${t#*/} CGO_ENABLED=0 go build ./...; \
-		GOOS=$${t%/*} GOARCH=$${t#*/} CGO_ENABLED=0 go vet ./...; \
+		export GOOS=$${t%/*} GOARCH=$${t#*/} CGO_ENABLED=0; \
+		go build ./...; \
+		go vet ./...; \
+		.cache/staticcheck ./...; \
+		go test -c -o .cache/cross/ ./... >/dev/null; \
 	done
+	@rm -rf .cache/cross
 
 # All tests, those on the kernel too: a skip is a failure. The witness's floods
 # and the hundreds of random tables want the machine's speed and each a turn of
@@ -80,6 +85,17 @@ vuln:
 	else \
 		echo "govulncheck: skipped, its database cannot be reached"; \
 	fi
+
+# One archive per system and architecture. The same commit gives the same bytes:
+# times are the commit's, names are sorted, owners are nobody in particular.
+dist:
+	cmd/culvert/packaging/dist.sh $(VERSION) linux/amd64 linux/arm64 $(OTHERS)
+
+# Builds everything twice and compares.
+dist-check:
+	mkdir -p .cache
+	rm -rf dist; $(MAKE) --no-print-directory dist; mv dist/SHA256SUMS .cache/first.sums
+	rm -rf dist; $(MAKE) --no-print-directory dist; cmp dist/SHA256SUMS .cache/first.sums
 
 clean:
 	rm -rf bin dist .cache

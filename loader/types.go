@@ -141,8 +141,10 @@ type Options struct {
 	Burst     int           // samples per CPU in 100 ms, beside the first of each sender; 0 is 64
 	Recheck   time.Duration // how often what is attached is compared with what should be; 0 is 5 s
 
-	modes   []Mode // tried in turn for each interface; nil is TCX, then clsact
-	noEarly bool   // leave out the netfilter hook
+	//lint:ignore U1000 read on Linux alone
+	modes []Mode // tried in turn for each interface; nil is TCX, then clsact
+	//lint:ignore U1000 read on Linux alone
+	noEarly bool // leave out the netfilter hook
 }
 
 // Counter is one exact sum, kept since the witness (or the guard that it adopted) began.
