@@ -96,6 +96,7 @@ dist-check:
 	mkdir -p .cache
 	rm -rf dist; $(MAKE) --no-print-directory dist; mv dist/SHA256SUMS .cache/first.sums
 	rm -rf dist; $(MAKE) --no-print-directory dist; cmp dist/SHA256SUMS .cache/first.sums
+	@echo "the same bytes twice"
 
 clean:
 	rm -rf bin dist .cache

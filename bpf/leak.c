@@ -202,14 +202,29 @@ static __always_inline enum reason protected_reason(struct __sk_buff *skb, const
 	return REASON_PROTECTED;
 }
 
-/* gate_of says whether the tunnel's transport goes by p's protocol, and its port if there is one to see. */
-static __always_inline bool gate_of(const struct rule *r, const struct packet *p, bool portless)
+/* gate_of says whether the tunnel's transport goes by a protocol, and a port if there is one to see. */
+static __always_inline bool gate_of(const struct rule *r, __u8 proto, __u16 port, bool portless)
 {
 	for (int i = 0; i < MAX_GATES; i++)
-		if (i < r->gates && r->gate[i].proto == p->proto &&
-		    (portless || !r->gate[i].port || r->gate[i].port == p->dport))
+		if (i < r->gates && r->gate[i].proto == proto && (portless || !r->gate[i].port || r->gate[i].port == port))
 			return true;
 	return false;
+}
+
+/* transport is the short way for the tunnel's own packets, whole ones, of which there are most of all. */
+static __always_inline bool transport(struct __sk_buff *skb, const struct spot *at, const struct rule *r, __u32 upper,
+				      __u8 proto)
+{
+	struct ports *direct = (void *)(long)skb->data + sizeof(struct ethhdr) + upper;
+	struct ports ports = {};
+
+	if (r->class != CLASS_SERVER)
+		return false;
+	if (at->ether && at->net == sizeof(struct ethhdr) && (void *)(direct + 1) <= (void *)(long)skb->data_end)
+		ports = *direct;
+	else if (has_ports(proto) && !load(skb, at, upper, &ports, sizeof(ports)))
+		return false;
+	return gate_of(r, proto, has_ports(proto) ? ntohs(ports.dest) : 0, false);
 }
 
 static __always_inline struct fragment fragment_of(const struct packet *p)
@@ -230,7 +245,7 @@ static __always_inline enum reason later_reason(const struct rule *r, const stru
 
 	if (ours)
 		return *ours ? REASON_NONE : REASON_SERVER;
-	return gate_of(r, p, true) && !drops(r) ? REASON_EXEMPT_FRAGMENT : REASON_SERVER;
+	return gate_of(r, p->proto, 0, true) && !drops(r) ? REASON_EXEMPT_FRAGMENT : REASON_SERVER;
 }
 
 static __always_inline enum reason server_reason(struct __sk_buff *skb, const struct rule *r, const struct packet *p)
@@ -240,7 +255,7 @@ static __always_inline enum reason server_reason(struct __sk_buff *skb, const st
 
 	if (later(p))
 		return later_reason(r, p);
-	ours = gate_of(r, p, false);
+	ours = gate_of(r, p->proto, p->dport, false);
 	if (first(p)) {
 		f = fragment_of(p);
 		bpf_map_update_elem(&fragments, &f, &ours, BPF_ANY);
@@ -540,6 +555,8 @@ static __always_inline int witness4(struct __sk_buff *skb, const struct spot *at
 	r = rule4(&ip.daddr);
 	if (passes(skb, r))
 		return TC_NEXT; /* where the policy lets it go */
+	if (!(ip.frag_off & htons(IP_MF | IP_OFFSET)) && transport(skb, at, r, ip.ihl * 4, ip.protocol))
+		return TC_NEXT; /* the tunnel's own */
 	p = packet_of(at);
 	if (!p)
 		return TC_NEXT; /* never */
@@ -558,6 +575,8 @@ static __always_inline int witness6(struct __sk_buff *skb, const struct spot *at
 	r = rule6(ip.daddr);
 	if (passes(skb, r))
 		return TC_NEXT; /* where the policy lets it go */
+	if (transport(skb, at, r, sizeof(ip), ip.nexthdr))
+		return TC_NEXT; /* the tunnel's own */
 	p = packet_of(at);
 	if (!p)
 		return TC_NEXT; /* never */
