@@ -58,10 +58,10 @@ cross:
 # their own; what is concurrent in the witness runs under the race detector by
 # name, and the enforcer everywhere else.
 kernel: build
-	CULVERT_NO_SKIP=1 go test -race -timeout 20m $$(go list ./... | grep -v -e '/loader$$' -e '/promise$$')
-	CULVERT_NO_SKIP=1 go test -timeout 20m ./cmd/culvert/internal/promise
-	CULVERT_NO_SKIP=1 go test -timeout 20m ./loader
-	CULVERT_NO_SKIP=1 go test -race -timeout 20m -run 'Samples|Guard|NewInterfaces|Tunnels|Layout|Oracle' ./loader
+	CULVERT_NO_SKIP=1 go test -count 1 -race -timeout 20m $$(go list ./... | grep -v -e '/loader$$' -e '/promise$$')
+	CULVERT_NO_SKIP=1 go test -count 1 -timeout 20m ./cmd/culvert/internal/promise
+	CULVERT_NO_SKIP=1 go test -count 1 -timeout 20m ./loader
+	CULVERT_NO_SKIP=1 go test -count 1 -race -timeout 20m -run 'Samples|Guard|NewInterfaces|Tunnels|Layout|Oracle' ./loader
 
 generate:
 	go generate ./loader

@@ -56,10 +56,6 @@ enum origin {
 	ORIGIN_FORWARDED, /* not of this host: see ingress and source address */
 };
 
-enum device {
-	DEVICE_EXEMPT = 1,
-};
-
 /* ---- structs ---- */
 
 struct prefix4 {
@@ -84,6 +80,7 @@ struct rule {
 	__u8 action;
 	__u8 owners;
 	__u8 gates;
+	__u32 exempt; /* groups of devices by which its packets are no leaks */
 	__u32 owner[MAX_OWNERS]; /* tunnels, by ifindex */
 	struct gate gate[MAX_GATES];
 };
@@ -237,7 +234,7 @@ struct {
 	__array(values, struct trie6);
 } policies6 SEC(".maps");
 
-/* Devices whose packets a tc program sees, or need not see. The early program minds the others. */
+/* Devices whose packets a tc program sees, or need not see, and their groups. The early program minds the others. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, MAX_DEVICES);

@@ -22,7 +22,6 @@ struct shown {
 	enum action action;
 	enum reason reason;
 	enum origin origin;
-	enum device device;
 	struct prefix4 prefix4;
 	struct prefix6 prefix6;
 	struct rule rule;
@@ -179,11 +178,15 @@ static __always_inline bool subnet_broadcast(struct __sk_buff *skb, const struct
 	return !peek(&type, &((struct rtable *)(dst & ~1UL))->rt_type) && type == RTN_BROADCAST;
 }
 
-static __always_inline bool device_exempt(__u32 ifindex)
+/* device_exempt is true of a device that the operator excluded from what r protects. */
+static __always_inline bool device_exempt(const struct rule *r, __u32 ifindex)
 {
-	__u32 *flags = bpf_map_lookup_elem(&devices, &ifindex);
+	__u32 *groups;
 
-	return flags && (*flags & DEVICE_EXEMPT);
+	if (!r->exempt)
+		return false;
+	groups = bpf_map_lookup_elem(&devices, &ifindex);
+	return groups && (*groups & r->exempt);
 }
 
 /* protected_reason tells a leak from what belongs to the link. */
@@ -191,8 +194,6 @@ static __always_inline enum reason protected_reason(struct __sk_buff *skb, const
 {
 	if (to_many(p))
 		return REASON_NONE;
-	if (device_exempt(skb->ifindex))
-		return REASON_EXEMPT_DEVICE;
 	if (nd_of_link(skb, p))
 		return REASON_EXEMPT_ND;
 	if (dhcp_of_link(skb, p))
@@ -498,6 +499,8 @@ static __always_inline int judge(struct __sk_buff *skb, struct packet *p, const 
 	why = r->class == CLASS_SERVER ? server_reason(skb, r, p) : protected_reason(skb, p);
 	if (why == REASON_NONE)
 		return TC_NEXT; /* the tunnel's own transport, or sent to many */
+	if (why < REASON_EXEMPT && device_exempt(r, skb->ifindex))
+		why = REASON_EXEMPT_DEVICE;
 	return record(skb, p, r, why);
 }
 

@@ -32,6 +32,7 @@ var kinds = map[string]func(args []string) error{
 	"raw-socket":      rawSocket,
 	"packet-socket":   packetSender,
 	"bound-device":    boundDevice,
+	"pktinfo":         pktinfo,
 }
 
 func child(kind string) {
@@ -256,6 +257,24 @@ func boundDevice(args []string) error {
 	return repeat(func(i int) error {
 		return unix.Sendto(fd, make([]byte, 10+i), 0, &unix.SockaddrInet4{Addr: to.Addr().As4(), Port: int(to.Port())})
 	})
+}
+
+// pktinfo chooses the device of each packet by an ancillary message.
+func pktinfo(args []string) error {
+	to := netip.MustParseAddrPort(args[0])
+	index := byName("h0").Attrs().Index
+	family, oob := unix.AF_INET6, unix.PktInfo6(&unix.Inet6Pktinfo{Ifindex: uint32(index)})
+	var sa unix.Sockaddr = &unix.SockaddrInet6{Addr: to.Addr().As16(), Port: int(to.Port())}
+	if to.Addr().Is4() {
+		family, oob = unix.AF_INET, unix.PktInfo4(&unix.Inet4Pktinfo{Ifindex: int32(index)})
+		sa = &unix.SockaddrInet4{Addr: to.Addr().As4(), Port: int(to.Port())}
+	}
+	fd, err := unix.Socket(family, unix.SOCK_DGRAM, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return repeat(func(i int) error { return unix.Sendmsg(fd, make([]byte, 10+i), oob, sa, 0) })
 }
 
 // repeat goes on where the packet was stopped, or the one before was refused.

@@ -24,7 +24,7 @@ func newStage(t *testing.T, opts Options) *stage {
 	t.Helper()
 	s := &stage{t: t, host: newNode(t), peer: newNode(t)}
 	wire(s.host, s.peer, "h0", "p0", []string{"10.9.0.1/24", "fd09::1/64"}, []string{"10.9.0.2/24", "fd09::2/64"})
-	s.host.neighbour("h0", netip.MustParseAddr("10.77.0.1"), mac("p0"))
+	s.host.neighbour("h0", netip.MustParseAddr("10.77.0.1"), mac("p0")) // no route leads there
 	s.host.sysctl("ipv4/ping_group_range", "0 65535")
 	s.host.segment("h0")
 	s.cap = s.peer.capture("p0", stagePrefixes...)
@@ -128,6 +128,8 @@ func countEqualsCapture(t *testing.T, mode Mode) {
 		{kind: "raw-socket", to: "10.9.0.2:0", origin: Socket, min: rounds},
 		{kind: "packet-socket", to: "10.9.0.2:7", origin: Packet, min: rounds},
 		{kind: "bound-device", to: "10.77.0.1:7", origin: Socket, uid: 65534, min: rounds},
+		{kind: "pktinfo", to: "10.77.0.1:7", origin: Socket, min: rounds},
+		{kind: "pktinfo", to: "[fd09::2]:7", origin: Socket, min: rounds},
 	} {
 		t.Run(tr.kind+"/"+tr.to, func(t *testing.T) { s.at(t).try(tr) })
 	}

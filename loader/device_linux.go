@@ -22,7 +22,7 @@ type device struct {
 	loopback bool
 	master   int // of which it is a port
 	lower    int // on which it sits, in this namespace
-	exempt   bool
+	exempt   uint32 // groups
 	hook     hook // nil when there is none
 	err      error
 	gap      time.Duration
@@ -127,7 +127,7 @@ func (w *Witness) appear(d *device, heard time.Time) {
 		have.name, have.master, have.lower = d.name, d.master, d.lower
 		d = have
 	} else {
-		d.exempt = slices.Contains(w.cfg.Exempt, d.index)
+		d.exempt = w.groups.of(d.index)
 		w.devices[d.index] = d
 	}
 	if d.hook == nil {
@@ -176,15 +176,11 @@ func (w *Witness) know(d *device) error {
 	if d.hook == nil && w.watched(d) {
 		return nil
 	}
-	var flags uint32
-	if d.exempt {
-		flags = uint32(leakDeviceDEVICE_EXEMPT)
-	}
 	how := ebpf.UpdateAny
 	if !w.configured {
 		how = ebpf.UpdateNoExist // what a guard knows holds until the first Set
 	}
-	err := w.objs.Devices.Update(uint32(d.index), flags, how)
+	err := w.objs.Devices.Update(uint32(d.index), d.exempt, how)
 	if err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
 		return fmt.Errorf("note device %s: %w", d.name, err)
 	}
@@ -194,9 +190,9 @@ func (w *Witness) know(d *device) error {
 // unknow forgets devices that went while no process looked, lest one that gets the same index is taken for them.
 func (w *Witness) unknow() error {
 	var gone []uint32
-	var index, flags uint32
+	var index, exempt uint32
 	it := w.objs.Devices.Iterate()
-	for it.Next(&index, &flags) {
+	for it.Next(&index, &exempt) {
 		if w.devices[int(index)] == nil {
 			gone = append(gone, index)
 		}

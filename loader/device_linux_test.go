@@ -139,6 +139,9 @@ func TestTunnels(t *testing.T) {
 		t.Errorf("before any policy: %s", m)
 	}
 	own := []Prefix{{Prefix: netip.MustParsePrefix("10.9.0.0/24"), ID: 1, Tunnel: s.dev}}
+	server := func(tunnel int) []Prefix {
+		return []Prefix{{Prefix: netip.MustParsePrefix("10.9.0.2/32"), ID: 4, Class: Server, Tunnel: tunnel, Proto: 17, Port: 1194}}
+	}
 	for _, c := range []struct {
 		name    string
 		tunnels []int
@@ -150,6 +153,8 @@ func TestTunnels(t *testing.T) {
 		{"one of two, its own", []int{s.dev, 999}, own, ModeTCX, 0},
 		{"one of two, the other's", []int{s.dev, 999}, []Prefix{{Prefix: own[0].Prefix, ID: 2, Tunnel: 999}}, ModeTCX, rounds},
 		{"shared by two", []int{s.dev, 999}, append([]Prefix{{Prefix: own[0].Prefix, ID: 2, Tunnel: 999}}, own...), ModeTCX, 0},
+		{"to its own server, by itself", []int{s.dev, 999}, server(s.dev), ModeTCX, 0},
+		{"to the other's server", []int{s.dev, 999}, server(999), ModeTCX, rounds},
 		{"no tunnel any more", nil, []Prefix{{Prefix: own[0].Prefix, ID: 3}}, ModeTCX, rounds},
 		{"back", []int{s.dev}, own, ModeTunnel, 0},
 	} {
@@ -164,7 +169,11 @@ func TestTunnels(t *testing.T) {
 // TestExempt: an interface that the operator excluded is shown, and never stopped.
 func TestExempt(t *testing.T) {
 	s := newStage(t, Options{PinDir: pinDir(t)})
-	set(t, s.w, Config{Prefixes: protect(stagePrefixes...), Action: Drop, Exempt: []int{s.dev}})
+	excluded := Config{Prefixes: protect(stagePrefixes...), Action: Drop}
+	for i := range excluded.Prefixes {
+		excluded.Prefixes[i].Exempt = []int{s.dev}
+	}
+	set(t, s.w, excluded)
 	s.send(rounds, true)
 	s.w.Close()
 	s.w = s.host.open(s.w.opts)
@@ -172,6 +181,13 @@ func TestExempt(t *testing.T) {
 	if got := s.reasons(); got[ExemptInterface] != 2*rounds || got[LeakProtected] != 0 {
 		t.Errorf("counted %v", got)
 	}
+	other := excluded
+	other.Prefixes = slices.Clone(excluded.Prefixes)
+	other.Prefixes[0].Exempt = []int{999} // what excludes an interface is one session's, not another's
+	set(t, s.w, other)
+	s.send(0, false)
+	set(t, s.w, excluded)
+	s.send(rounds, true)
 	set(t, s.w, Config{Prefixes: protect(stagePrefixes...), Action: Drop})
 	s.send(0, false)
 	set(t, s.w, Config{})

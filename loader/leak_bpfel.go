@@ -43,12 +43,6 @@ type leakCounterKey struct {
 	Reason  uint32
 }
 
-type leakDevice uint32
-
-const (
-	leakDeviceDEVICE_EXEMPT leakDevice = 1
-)
-
 type leakFragment struct {
 	_      structs.HostLayout
 	Source [4]uint32
@@ -149,6 +143,7 @@ type leakRule struct {
 	Action uint8
 	Owners uint8
 	Gates  uint8
+	Exempt uint32
 	Owner  [4]uint32
 	Gate   [4]leakGate
 }

@@ -16,6 +16,36 @@ import (
 // rules is a policy as the programs read it.
 type rules map[netip.Prefix]leakRule
 
+// groups are the exemptions of a policy: each different set of interfaces is a bit.
+type groups [][]int
+
+// maxGroups is how many bits a rule has.
+const maxGroups = 32
+
+// bit is that of a set of interfaces, which gets one if it has none; 0 is that of no interfaces.
+func (g *groups) bit(set []int) uint32 {
+	set = slices.Compact(slices.Sorted(slices.Values(set)))
+	if len(set) == 0 {
+		return 0
+	}
+	i := slices.IndexFunc(*g, func(s []int) bool { return slices.Equal(s, set) })
+	if i < 0 {
+		i = len(*g)
+		*g = append(*g, set)
+	}
+	return 1 << i
+}
+
+// of is every group that an interface is in.
+func (g groups) of(index int) (bits uint32) {
+	for i, set := range g {
+		if slices.Contains(set, index) {
+			bits |= 1 << i
+		}
+	}
+	return bits
+}
+
 // Set puts cfg in force, whole and without a gap. On an error nothing has changed, or, when it comes from letting go of
 // an interface or a pin afterwards, everything has.
 func (w *Witness) Set(cfg Config) error {
@@ -24,7 +54,7 @@ func (w *Witness) Set(cfg Config) error {
 
 // set builds first, then covers what the new policy will need, swaps, and at last lets go of what it does not need.
 func (w *Witness) set(cfg Config) error {
-	next, err := compile(cfg)
+	next, exempt, err := compile(cfg)
 	if err != nil {
 		return err
 	}
@@ -34,7 +64,7 @@ func (w *Witness) set(cfg Config) error {
 	before := w.cfg
 	w.cfg = cfg
 	w.widen()
-	if err := w.swap(next); err != nil {
+	if err := w.swap(next, exempt); err != nil {
 		w.cfg = before
 		return err
 	}
@@ -43,19 +73,29 @@ func (w *Witness) set(cfg Config) error {
 	return errors.Join(w.renew(), w.narrow(), w.guardAfter(cfg))
 }
 
-// swap changes what packets see. Until both families' stores each packet is judged as before.
-func (w *Witness) swap(next rules) error {
+// swap changes what packets see. Until both families' stores each packet is judged as before, but that an interface is
+// exempt only where both the old policy and the new one say so.
+func (w *Witness) swap(next rules, exempt groups) error {
 	first := !w.configured
 	w.configured = true
-	if err := w.exempt(w.cfg.Exempt); err != nil {
+	both := func(d *device) uint32 { return d.exempt & exempt.of(d.index) }
+	if err := w.exempt(both); err != nil {
 		return err
 	}
 	if err := w.setDeadline(w.cfg.Until); err != nil {
 		return err
 	}
-	if !first && maps.Equal(next, w.rules) {
-		return nil
+	if first || !maps.Equal(next, w.rules) {
+		if err := w.store(next); err != nil {
+			return err
+		}
 	}
+	w.groups = exempt
+	return w.exempt(func(d *device) uint32 { return exempt.of(d.index) })
+}
+
+// store builds both families' tries and puts them in force.
+func (w *Witness) store(next rules) error {
 	v4, err := w.build(w.trie4, next, netip.Addr.Is4)
 	if err != nil {
 		return err
@@ -105,23 +145,27 @@ func trieKey(p netip.Prefix) any {
 }
 
 // compile merges the lines of cfg by prefix and refuses what contradicts itself.
-func compile(cfg Config) (rules, error) {
-	all := rules{}
+func compile(cfg Config) (rules, groups, error) {
+	all, exempt := rules{}, groups{}
 	for _, p := range cfg.Prefixes {
 		if !p.Prefix.IsValid() || p.Class > Server {
-			return nil, fmt.Errorf("prefix %s: invalid", p.Prefix)
+			return nil, nil, fmt.Errorf("prefix %s: invalid", p.Prefix)
 		}
 		key := canonical(p.Prefix)
 		r, ok := all[key]
+		bit := exempt.bit(p.Exempt)
 		if !ok {
-			r = leakRule{Id: p.ID, Class: uint8(p.Class), Action: uint8(cfg.Action)}
+			r = leakRule{Id: p.ID, Class: uint8(p.Class), Action: uint8(cfg.Action), Exempt: bit}
 		}
-		if err := add(&r, p); err != nil {
-			return nil, fmt.Errorf("prefix %s: %w", p.Prefix, err)
+		if err := add(&r, p, bit); err != nil {
+			return nil, nil, fmt.Errorf("prefix %s: %w", p.Prefix, err)
 		}
 		all[key] = r
 	}
-	return all, nil
+	if len(exempt) > maxGroups {
+		return nil, nil, fmt.Errorf("more than %d different sets of exempt interfaces", maxGroups)
+	}
+	return all, exempt, nil
 }
 
 func canonical(p netip.Prefix) netip.Prefix {
@@ -132,17 +176,20 @@ func canonical(p netip.Prefix) netip.Prefix {
 }
 
 // add merges one more line into r.
-func add(r *leakRule, p Prefix) error {
+func add(r *leakRule, p Prefix, exempt uint32) error {
 	if r.Class != uint8(p.Class) {
 		return errors.New("given two classes")
+	}
+	if r.Exempt != exempt {
+		return errors.New("given two sets of exempt interfaces")
 	}
 	if p.Drop {
 		r.Action = uint8(Drop)
 	}
-	switch p.Class {
-	case Protected:
-		return addOwner(r, p.Tunnel)
-	case Server:
+	if err := addOwner(r, p.Tunnel); err != nil {
+		return err
+	}
+	if p.Class == Server {
 		return addGate(r, leakGate{Port: p.Port, Proto: p.Proto})
 	}
 	return nil
@@ -184,10 +231,10 @@ func (w *Witness) setDeadline(until time.Time) error {
 	return nil
 }
 
-// exempt marks exactly these devices. A device that no program sees stays unknown to the early hook.
-func (w *Witness) exempt(indexes []int) error {
-	for index, d := range w.devices {
-		d.exempt = slices.Contains(indexes, index)
+// exempt gives each device its groups. A device that no program sees stays unknown to the early hook.
+func (w *Witness) exempt(of func(*device) uint32) error {
+	for _, d := range w.devices {
+		d.exempt = of(d)
 		if err := w.know(d); err != nil {
 			return err
 		}

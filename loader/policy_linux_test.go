@@ -33,12 +33,24 @@ func TestCompile(t *testing.T) {
 		{"five transports", five(func(i int) Prefix {
 			return Prefix{Prefix: p("10.0.0.1/32"), Class: Server, Proto: 17, Port: uint16(i)}
 		}), -1},
+		{"two sets of exempt interfaces", []Prefix{{Prefix: p("10.0.0.0/8"), Exempt: []int{1}}, {Prefix: p("10.0.0.0/8"), Exempt: []int{2}}}, -1},
+		{"the same set, in another order", []Prefix{{Prefix: p("10.0.0.0/8"), Exempt: []int{1, 2}}, {Prefix: p("10.0.0.0/8"), Exempt: []int{2, 1, 2}}}, 1},
+		{"32 sets of exempt interfaces", sets(32), 32},
+		{"33 sets of exempt interfaces", sets(33), -1},
 	} {
-		got, err := compile(Config{Prefixes: c.lines})
+		got, _, err := compile(Config{Prefixes: c.lines})
 		if (err != nil) != (c.rules < 0) || err == nil && len(got) != c.rules {
 			t.Errorf("%s: %d rules, %v; want %d", c.name, len(got), err, c.rules)
 		}
 	}
+}
+
+// sets are prefixes, each with exempt interfaces of its own.
+func sets(n int) (list []Prefix) {
+	for i := range n {
+		list = append(list, Prefix{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i)}), 16), Exempt: []int{i + 1}})
+	}
+	return list
 }
 
 // judged runs the program on a frame and returns the counter that moved.

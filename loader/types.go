@@ -49,7 +49,7 @@ const (
 	ExemptND        = Reason(leakReasonREASON_EXEMPT_ND)        // neighbour discovery of the link
 	ExemptDHCP      = Reason(leakReasonREASON_EXEMPT_DHCP)      // DHCP or DHCPv6 of the link
 	ExemptBroadcast = Reason(leakReasonREASON_EXEMPT_BROADCAST) // a subnet's broadcast address
-	ExemptInterface = Reason(leakReasonREASON_EXEMPT_DEVICE)    // an interface in Config.Exempt
+	ExemptInterface = Reason(leakReasonREASON_EXEMPT_DEVICE)    // an interface in Prefix.Exempt
 	ExemptFragment  = Reason(leakReasonREASON_EXEMPT_FRAGMENT)  // to the server, its first fragment lost; dropped as a leak
 )
 
@@ -111,16 +111,17 @@ func name[K comparable](names map[K]string, k K) string {
 	return "none"
 }
 
-// Prefix is one line of a policy. Lines of the same prefix add up: a protected one may have four tunnels, a server four
-// transports. Their class must be the same.
+// Prefix is one line of a policy. Lines of the same prefix add up: it may have four tunnels, a server four transports.
+// Their class and exempt interfaces must be the same. A policy may have 32 different sets of exempt interfaces.
 type Prefix struct {
 	Prefix netip.Prefix
 	Class  Class
 	ID     uint32 // the caller's, for counters, samples and senders
 	Drop   bool   // drops here even where Config.Action counts
-	Tunnel int    // Protected: interface index of the tunnel that owns it; 0 while there is none
+	Tunnel int    // interface index of the tunnel that owns it; 0 while there is none
 	Proto  uint8  // Server: IP protocol of the tunnel's transport
 	Port   uint16 // Server: its destination port; 0 is any
+	Exempt []int  // interface indexes by which its packets are counted as exempt, and never dropped
 }
 
 // Config is the whole policy. The zero value protects nothing.
@@ -128,7 +129,6 @@ type Config struct {
 	Prefixes []Prefix
 	Action   Action
 	Tunnels  []int     // interface indexes; a sole tunnel gets no program, of several each is watched for the others'
-	Exempt   []int     // interface indexes whose packets are counted as exempt, and never dropped
 	Guard    bool      // pin everything, to outlive this process; Drop does so too
 	Until    time.Time // nothing is dropped after it, daemon or no daemon; zero is no limit
 }

@@ -31,6 +31,7 @@ type Witness struct {
 	// The rest is the goroutine's own.
 	cfg        Config
 	rules      rules
+	groups     groups
 	status     Status
 	ns         namespace
 	pins       pins

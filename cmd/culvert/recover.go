@@ -68,7 +68,7 @@ func recoverState(cmd *cobra.Command, s config.Settings) (rec enforce.Recovered,
 	if err != nil {
 		return rec, err
 	}
-	log := newLog(cmd, s.LogJSON)
+	log := newLog(cmd, &s)
 	defer st.close(log)
 	return enforce.Recover(cmd.Context(), st.sys, st.journal, engineOptions(s, log))
 }

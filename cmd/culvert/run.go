@@ -64,6 +64,7 @@ the place of the one on the same tunnel. Its keys:
   restore: preexisting              # or all
   keep_unreachable: false
   log_format: text                  # or json
+  log_level: info                   # or debug
   sessions:
     - tunnel: tun0
       protect: [10.0.0.0/8, 2001:db8::/32]
@@ -80,7 +81,7 @@ const runExample = `  culvert run
   culvert run --config /etc/culvert/culvert.yaml --audit`
 
 // runSettings are the flags that stand for settings of the file.
-var runSettings = [...]string{"state-dir", "socket", "audit", "on-loss", "on-leak", "guard-for", "witness", "restore", "keep-unreachable", "log-format"}
+var runSettings = [...]string{"state-dir", "socket", "audit", "on-loss", "on-leak", "guard-for", "witness", "restore", "keep-unreachable", "log-format", "log-level"}
 
 func newRun() *cobra.Command {
 	var file string
@@ -107,6 +108,7 @@ func newRun() *cobra.Command {
 	f.String("restore", "preexisting", "which removed routes come back: preexisting or all")
 	f.Bool("keep-unreachable", false, "report blackhole, unreachable and prohibit routes, do not remove them")
 	f.String("log-format", "text", "text or json")
+	f.String("log-level", "info", "info, or debug: each judgement of the table too, and what made it due")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		settings, err := runSettingsOf(cmd, file, &sess)
 		if err != nil {
@@ -147,7 +149,7 @@ func runUntilSignal(cmd *cobra.Command, s config.Settings) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	done := make(chan error, 1)
-	go func() { done <- serve(ctx, s, newLog(cmd, s.LogJSON)) }()
+	go func() { done <- serve(ctx, s, newLog(cmd, &s)) }()
 	return awaitEnd(done, signals, cancel, s.StateDir)
 }
 
@@ -168,9 +170,13 @@ func awaitEnd(done <-chan error, signals <-chan os.Signal, stop func(), stateDir
 	}
 }
 
-func newLog(cmd *cobra.Command, json bool) *slog.Logger {
-	if json {
-		return slog.New(slog.NewJSONHandler(cmd.ErrOrStderr(), nil))
+func newLog(cmd *cobra.Command, s *config.Settings) *slog.Logger {
+	opt := slog.HandlerOptions{Level: slog.LevelInfo}
+	if s.LogDebug {
+		opt.Level = slog.LevelDebug
 	}
-	return slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
+	if s.LogJSON {
+		return slog.New(slog.NewJSONHandler(cmd.ErrOrStderr(), &opt))
+	}
+	return slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &opt))
 }

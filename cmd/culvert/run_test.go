@@ -52,7 +52,7 @@ func TestAwaitEnd(t *testing.T) {
 // TestFlagsWin: what a file says holds until a flag says otherwise.
 func TestFlagsWin(t *testing.T) {
 	file := t.TempDir() + "/c.yaml"
-	text := "restore: all\nlog_format: json\nsocket: /file.sock\nsessions:\n- {tunnel: tun0, protect: [10.0.0.0/8]}\n- {tunnel: tun1, protect: [10.1.0.0/16]}\n"
+	text := "restore: all\nlog_format: json\nlog_level: debug\nsocket: /file.sock\nsessions:\n- {tunnel: tun0, protect: [10.0.0.0/8]}\n- {tunnel: tun1, protect: [10.1.0.0/16]}\n"
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +73,7 @@ func TestFlagsWin(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.RestoreAll || !s.LogJSON || !s.Audit || s.Socket != "/flag.sock" {
+	if s.RestoreAll || !s.LogJSON || !s.LogDebug || !s.Audit || s.Socket != "/flag.sock" {
 		t.Errorf("got %+v", s)
 	}
 	if len(s.Sessions) != 2 || s.Sessions[0].Protect[0].String() != "172.31.0.0/16" || !s.Sessions[0].Rearm {

@@ -13,7 +13,7 @@ func describe(s Settings, err error) string {
 		return err.Error()
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s %s audit=%t loss=%s leak=%s for=%s witness=%s all=%t keep=%t json=%t", s.StateDir, s.Socket, s.Audit, s.OnLoss, s.OnLeak, s.GuardFor, s.Witness, s.RestoreAll, s.KeepUnreachable, s.LogJSON)
+	fmt.Fprintf(&b, "%s %s audit=%t loss=%s leak=%s for=%s witness=%s all=%t keep=%t json=%t debug=%t", s.StateDir, s.Socket, s.Audit, s.OnLoss, s.OnLeak, s.GuardFor, s.Witness, s.RestoreAll, s.KeepUnreachable, s.LogJSON, s.LogDebug)
 	for _, x := range s.Sessions {
 		fmt.Fprintf(&b, "\n%v", x)
 	}
@@ -26,7 +26,7 @@ func parse(text string) string {
 	return describe(s, err)
 }
 
-const defaults = "/var/lib/culvert /run/culvert/culvert.sock audit=false loss=restore leak=count for=0s witness=auto all=false keep=false json=false"
+const defaults = "/var/lib/culvert /run/culvert/culvert.sock audit=false loss=restore leak=count for=0s witness=auto all=false keep=false json=false debug=false"
 
 func TestParse(t *testing.T) {
 	tests := []struct{ name, text, want string }{
@@ -44,6 +44,7 @@ witness: require
 restore: all
 keep_unreachable: true
 log_format: json
+log_level: debug
 sessions:
   - tunnel: tun0
     protect: [10.0.0.0/8, "::/3", 2001:db8::/32]
@@ -55,7 +56,7 @@ sessions:
   - tunnel: wg0
     protect: [0.0.0.0/0]
     other_table: [0.0.0.0/0]
-`, `/s /c.sock audit=true loss=guard leak=drop for=10m0s witness=require all=true keep=true json=true
+`, `/s /c.sock audit=true loss=guard leak=drop for=10m0s witness=require all=true keep=true json=true debug=true
 {tun0 [10.0.0.0/8 ::/3 2001:db8::/32] [10.1.0.0/16 10.2.0.0/16] [198.51.100.7:1194/udp [2001:db8::7]:443/tcp] [docker0] [] true}
 {wg0 [0.0.0.0/0] [] [] [] [0.0.0.0/0] true}`},
 		{"unknown key", "audit: true\nauditt: false\n", "c.yaml:2: unknown field \"auditt\"; see \"culvert run --help\" for the known ones"},

@@ -100,6 +100,7 @@ type document struct {
 	Restore         word    `yaml:"restore"`
 	KeepUnreachable word    `yaml:"keep_unreachable"`
 	LogFormat       word    `yaml:"log_format"`
+	LogLevel        word    `yaml:"log_level"`
 	Sessions        []entry `yaml:"sessions"`
 }
 
@@ -120,6 +121,7 @@ func (d *document) settings() []setting {
 		{"restore", d.Restore},
 		{"keep_unreachable", d.KeepUnreachable},
 		{"log_format", d.LogFormat},
+		{"log_level", d.LogLevel},
 	}
 }
 

@@ -25,6 +25,7 @@ type Settings struct {
 	RestoreAll      bool
 	KeepUnreachable bool
 	LogJSON         bool
+	LogDebug        bool              // each judgement of the table too, and what made it due
 	Sessions        []enforce.Session // opened at start, and again when their tunnels come
 }
 
@@ -95,6 +96,8 @@ func (s *Settings) Set(where, key, value string) error {
 		return choose(&s.RestoreAll, value, [2]string{"preexisting", "all"}, fail)
 	case "log_format":
 		return choose(&s.LogJSON, value, [2]string{"text", "json"}, fail)
+	case "log_level":
+		return choose(&s.LogDebug, value, [2]string{"info", "debug"}, fail)
 	}
 	return fmt.Errorf("%s: no such setting", key)
 }

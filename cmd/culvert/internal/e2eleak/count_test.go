@@ -30,8 +30,18 @@ var findings = []struct {
 		speech: speech{dst: "172.31.1.10", uid: 65534}, mechanism: "rule", why: "uidrange 65534-65534 lookup 100"},
 	{name: "packet socket",
 		speech: speech{dst: "172.31.1.10", device: "eth0", packet: "lan"}, mechanism: "packet", why: "packet socket"},
+	{name: "interface chosen for each packet", set: onLink,
+		speech: speech{dst: "172.31.1.10", device: "eth0", choose: true, uid: 65534}, mechanism: "in-flight", why: "IP_PKTINFO"},
+	{name: "forwarded container, IPv6", set: container,
+		speech: speech{dst: "fd31:0:0:1::10"}, mechanism: "rule", why: "forwarded from cont0 (fd19::2); rule 100: from all iif cont0 lookup 100"},
 	{name: "forwarded container", set: container,
 		speech: speech{dst: "172.31.1.10"}, mechanism: "rule", why: "forwarded from cont0 (192.168.9.2); rule 100: from all iif cont0 lookup 100"},
+}
+
+// onLink: what asks for an interface that no route names is taken to be on its
+// link, and the LAN answers for anybody.
+func onLink(t *testing.T, s *stub) {
+	s.Client.IP(t, "neigh replace 172.31.1.10 lladdr "+mac(t, s.LAN, "eth0")+" dev eth0")
 }
 
 func ruleTo(selector string) func(*testing.T, *stub) {
@@ -45,11 +55,15 @@ func ruleTo(selector string) func(*testing.T, *stub) {
 // the tunnel.
 func container(t *testing.T, s *stub) {
 	ruleTo("iif cont0")(t, s)
+	s.Client.IP(t, "-6 route add fd31::/48 via fd77::66 table 100")
+	s.Client.IP(t, "-6 rule add pref 100 iif cont0 lookup 100")
+	s.LAN.IP(t, "-6 route add fd19::/64 via fd77::20")
 	s.Client.Forward(t)
 	c := testenv.Namespace(t, "container")
-	testenv.Veth(t, testenv.End{NS: s.Client, Name: "cont0", Addrs: testenv.Prefixes("192.168.9.1/24")},
-		testenv.End{NS: c, Name: "eth0", Addrs: testenv.Prefixes("192.168.9.2/24")})
+	testenv.Veth(t, testenv.End{NS: s.Client, Name: "cont0", Addrs: testenv.Prefixes("192.168.9.1/24", "fd19::1/64")},
+		testenv.End{NS: c, Name: "eth0", Addrs: testenv.Prefixes("192.168.9.2/24", "fd19::2/64")})
 	c.IP(t, "route add default via 192.168.9.1")
+	c.IP(t, "-6 route add default via fd19::1")
 	s.client = c
 }
 
@@ -87,7 +101,7 @@ func TestFindings(t *testing.T) {
 				!strings.HasPrefix(strings.Trim(f.To, "["), say.dst) || f.Packets != n {
 				t.Errorf("found %+v, want %q", f, tt.why)
 			}
-			named(t, &f.sender, s.client == s.Client, say.uid)
+			named(t, &f, s.client == s.Client, say.uid)
 			stopped(t, d)
 		})
 	}
@@ -95,14 +109,36 @@ func TestFindings(t *testing.T) {
 
 // named checks that a sender of this host is known by name and user, and another
 // by where it came from.
-func named(t *testing.T, s *sender, ours bool, uid uint32) {
+func named(t *testing.T, f *finding, ours bool, uid uint32) {
 	t.Helper()
+	s, from := &f.sender, "192.168.9.2"
+	if strings.HasPrefix(f.To, "[") {
+		from = "fd19::2"
+	}
 	switch {
-	case !ours && (s.Ingress != "cont0" || s.Source != "192.168.9.2" || s.Origin != "forwarded" || s.UID != -1):
-		t.Errorf("the sender is %+v, want 192.168.9.2 by cont0", *s)
+	case !ours && (s.Ingress != "cont0" || s.Source != from || s.Origin != "forwarded" || s.UID != -1):
+		t.Errorf("the sender is %+v, want %s by cont0", *s, from)
 	case ours && (s.Process != talker || s.PID == 0 || s.UID != int(uid)):
 		t.Errorf("the sender is %+v, want %s of user %d", *s, talker, uid)
 	}
+}
+
+// TestLeakWakes: a packet that leaks makes the table be read at once, not at the
+// next tick.
+func TestLeakWakes(t *testing.T) {
+	needs(t)
+	s := newStub(t)
+	d := s.daemon(t, "--log-level", "debug")
+	const woken = `why="leak seen"`
+	time.Sleep(time.Second) // what the start made due is done
+	if strings.Contains(d.Output(), woken) {
+		t.Fatalf("before any leak:\n%s", d.Output())
+	}
+	begin := time.Now()
+	speech{dst: "172.31.1.10", device: "eth0", count: 1}.say(t, s.client)
+	testenv.Eventually(t, patience, "the table is read", func() bool { return strings.Contains(d.Output(), woken) })
+	t.Logf("read within %v", time.Since(begin))
+	stopped(t, d)
 }
 
 // TestIncidents: routes that come and go under traffic. What they let out is

@@ -28,6 +28,7 @@ type speech struct {
 	device string // SO_BINDTODEVICE
 	mark   int
 	packet string // hardware address: by a packet socket on the device
+	choose bool   // choose the device by an ancillary message, packet by packet
 	uid    uint32
 }
 
@@ -40,6 +41,7 @@ func (s speech) args() []string {
 	return []string{
 		"-dst", s.dst, "-count", fmt.Sprint(s.count), "-pause", s.pause.String(),
 		"-device", s.device, "-mark", fmt.Sprint(s.mark), "-packet", s.packet,
+		fmt.Sprintf("-choose=%t", s.choose),
 	}
 }
 
@@ -79,6 +81,7 @@ func talk(args []string) error {
 	device := f.String("device", "", "")
 	mark := f.Int("mark", 0, "")
 	packet := f.String("packet", "", "")
+	choose := f.Bool("choose", false, "")
 	if err := f.Parse(args); err != nil {
 		return err
 	}
@@ -87,9 +90,12 @@ func talk(args []string) error {
 		return err
 	}
 	var send func([]byte) error
-	if *packet != "" {
+	switch {
+	case *packet != "":
 		send, err = packetSender(*device, *packet, to)
-	} else {
+	case *choose:
+		send, err = chooser(*device, to)
+	default:
 		send, err = udpSender(*device, *mark, to)
 	}
 	if err != nil {
@@ -147,6 +153,21 @@ func udpSender(device string, mark int, to netip.Addr) (func([]byte) error, erro
 		}
 	}
 	return func(b []byte) error { return unix.Sendto(fd, b, 0, sa) }, nil
+}
+
+// chooser names the device with each packet (IP_PKTINFO): no socket is bound.
+func chooser(device string, to netip.Addr) (func([]byte) error, error) {
+	i, err := net.InterfaceByName(device)
+	if err != nil {
+		return nil, err
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+	if err != nil {
+		return nil, err
+	}
+	oob := unix.PktInfo4(&unix.Inet4Pktinfo{Ifindex: int32(i.Index)})
+	sa := &unix.SockaddrInet4{Port: port, Addr: addr4(to)}
+	return func(b []byte) error { return unix.Sendmsg(fd, b, oob, sa, 0) }, nil
 }
 
 func addr4(a netip.Addr) (b [4]byte) {

@@ -93,7 +93,7 @@ func (b *builder) protect(s *enforce.ProtectedSession, drop bool) {
 		}
 		own := owner{s.Tunnel, x, int(s.Link)}
 		b.lines[x] = []loader.Prefix{{
-			Prefix: x, Class: loader.Protected, ID: b.id(own), Drop: drop, Tunnel: int(s.Link),
+			Prefix: x, Class: loader.Protected, ID: b.id(own), Drop: drop, Tunnel: int(s.Link), Exempt: indexes(s.KeepLinks),
 		}}
 	}
 }
@@ -138,7 +138,10 @@ func (b *builder) server(host netip.Prefix, around loader.Prefix, gates []loader
 	}
 	gates = fewer(gates)
 	for i := range gates {
-		gates[i].Prefix, gates[i].Class, gates[i].ID, gates[i].Drop = host, loader.Server, id, around.Drop
+		gates[i] = loader.Prefix{
+			Prefix: host, Class: loader.Server, ID: id, Drop: around.Drop, Tunnel: around.Tunnel, Exempt: around.Exempt,
+			Proto: gates[i].Proto, Port: gates[i].Port,
+		}
 	}
 	return gates
 }
@@ -151,14 +154,15 @@ func fewer(gates []loader.Prefix) []loader.Prefix {
 	order := func(a, b loader.Prefix) int {
 		return cmp.Or(cmp.Compare(a.Proto, b.Proto), cmp.Compare(a.Port, b.Port))
 	}
+	same := func(a, b loader.Prefix) bool { return order(a, b) == 0 }
 	slices.SortFunc(gates, order)
-	if gates = slices.Compact(gates); len(gates) <= maxGates {
+	if gates = slices.CompactFunc(gates, same); len(gates) <= maxGates {
 		return gates
 	}
 	for i := range gates {
 		gates[i].Port = 0
 	}
-	return slices.Compact(gates)
+	return slices.CompactFunc(gates, same)
 }
 
 // lookup finds the first line of the longest prefix that holds a.
@@ -170,6 +174,13 @@ func (b *builder) lookup(a netip.Addr) (loader.Prefix, bool) {
 		}
 	}
 	return loader.Prefix{}, false
+}
+
+func indexes(links []uint32) (out []int) {
+	for _, l := range links {
+		out = append(out, int(l))
+	}
+	return out
 }
 
 func protocol(name string) uint8 {
@@ -190,9 +201,6 @@ func (b *builder) config(sessions []enforce.ProtectedSession, want Rules) loader
 	for _, s := range sessions {
 		if s.Link != 0 {
 			cfg.Tunnels = append(cfg.Tunnels, int(s.Link))
-		}
-		for _, l := range s.KeepLinks {
-			cfg.Exempt = append(cfg.Exempt, int(l))
 		}
 	}
 	return cfg

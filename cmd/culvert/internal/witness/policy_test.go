@@ -45,7 +45,10 @@ func shown(p policy) string {
 			fmt.Fprintf(&b, " by %d", x.Tunnel)
 		}
 		if x.Class == loader.Server {
-			fmt.Fprintf(&b, " %d/%d", x.Port, x.Proto)
+			fmt.Fprintf(&b, " %d/%d by %d", x.Port, x.Proto, x.Tunnel)
+		}
+		if x.Exempt != nil {
+			fmt.Fprintf(&b, " but not %d", x.Exempt)
 		}
 		if x.Drop {
 			b.WriteString(" drop")
@@ -62,6 +65,8 @@ func TestCompile(t *testing.T) {
 	fullExcluding := server(full, "203.0.113.10:1194/udp")
 	fullExcluding.Exclude = pfx("203.0.113.0/24")
 	away := protected("tun0", 0, "10.0.0.0/8")
+	apart := server(full, "203.0.113.10:1194/udp")
+	apart.KeepLinks = []uint32{3, 4}
 	drop := Rules{Drop: true}
 	tests := []struct {
 		name string
@@ -79,23 +84,27 @@ func TestCompile(t *testing.T) {
 		{"guard", enforce.Protection{Sessions: []enforce.ProtectedSession{away}}, Rules{Guard: true},
 			"10.0.0.0/8 protected of tun0 by 0 drop\n"},
 		{"server", enforce.Protection{Sessions: []enforce.ProtectedSession{server(full, "203.0.113.10:1194/udp", "203.0.113.10:443/tcp")}}, drop,
-			"0.0.0.0/0 protected of tun0 by 7 drop\n203.0.113.10/32 server of tun0 443/6 drop\n203.0.113.10/32 server of tun0 1194/17 drop\n"},
+			"0.0.0.0/0 protected of tun0 by 7 drop\n203.0.113.10/32 server of tun0 443/6 by 7 drop\n203.0.113.10/32 server of tun0 1194/17 by 7 drop\n"},
 		{"server of a split tunnel", enforce.Protection{Sessions: []enforce.ProtectedSession{server(excluding, "203.0.113.10:1194/udp")}}, Rules{},
 			"10.0.0.0/8 protected of tun0 by 7\n10.9.0.0/16 excluded\n"},
 		{"server within an exclusion", enforce.Protection{Sessions: []enforce.ProtectedSession{fullExcluding}}, Rules{},
 			"0.0.0.0/0 protected of tun0 by 7\n203.0.113.0/24 excluded\n"},
 		{"server that is its own pinhole", enforce.Protection{
 			Sessions: []enforce.ProtectedSession{server(full, "10.77.0.66:1194/udp")}, Pinholes: pfx("10.77.0.66/32", "10.77.0.1/32")}, Rules{},
-			"0.0.0.0/0 protected of tun0 by 7\n10.77.0.1/32 excluded\n10.77.0.66/32 server of tun0 1194/17\n"},
+			"0.0.0.0/0 protected of tun0 by 7\n10.77.0.1/32 excluded\n10.77.0.66/32 server of tun0 1194/17 by 7\n"},
 		{"server that is a protected prefix", enforce.Protection{
 			Sessions: []enforce.ProtectedSession{server(protected("tun0", 7, "203.0.113.10/32"), "203.0.113.10:1194/udp")}}, Rules{},
-			"203.0.113.10/32 server of tun0 1194/17\n"},
+			"203.0.113.10/32 server of tun0 1194/17 by 7\n"},
 		{"pinhole over protected", enforce.Protection{
 			Sessions: []enforce.ProtectedSession{protected("tun0", 7, "10.77.0.1/32")}, Pinholes: pfx("10.77.0.1/32")}, Rules{},
 			"10.77.0.1/32 excluded\n"},
 		{"too many transports", enforce.Protection{Sessions: []enforce.ProtectedSession{
 			server(full, "10.0.0.1:1/udp", "10.0.0.1:2/udp", "10.0.0.1:3/udp", "10.0.0.1:4/udp", "10.0.0.1:5/tcp")}}, Rules{},
-			"0.0.0.0/0 protected of tun0 by 7\n10.0.0.1/32 server of tun0 0/6\n10.0.0.1/32 server of tun0 0/17\n"},
+			"0.0.0.0/0 protected of tun0 by 7\n10.0.0.1/32 server of tun0 0/6 by 7\n10.0.0.1/32 server of tun0 0/17 by 7\n"},
+		{"an interface excluded from one session", enforce.Protection{
+			Sessions: []enforce.ProtectedSession{apart, protected("wg0", 8, "10.1.0.0/16")}}, drop,
+			"0.0.0.0/0 protected of tun0 by 7 but not [3 4] drop\n10.1.0.0/16 protected of wg0 by 8 drop\n" +
+				"203.0.113.10/32 server of tun0 1194/17 by 7 but not [3 4] drop\n"},
 		{"two sessions", enforce.Protection{Sessions: []enforce.ProtectedSession{protected("wg0", 8, "10.1.0.0/16"), excluding}}, Rules{},
 			"10.0.0.0/8 protected of tun0 by 7\n10.1.0.0/16 protected of wg0 by 8\n10.9.0.0/16 excluded\n"},
 	}
