@@ -20,10 +20,10 @@ type device struct {
 	kind     string
 	ether    bool
 	loopback bool
-	master   int // of which it is a port
-	lower    int // on which it sits, in this namespace
+	master   int    // of which it is a port
+	lower    int    // on which it sits, in this namespace
 	exempt   uint32 // groups
-	hook     hook // nil when there is none
+	hook     hook   // nil when there is none
 	err      error
 	gap      time.Duration
 }
