@@ -6,7 +6,7 @@ SHELL       := /bin/bash
 .DELETE_ON_ERROR:
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-LDFLAGS := -s -w -buildid= -X main.version=$(VERSION)
+LDFLAGS := -s -w -buildid= -X main.tag=$(VERSION)
 BUILD   := CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
 TOOLS   := gcc libc6-dev clang-19 llvm-14 zip
 OTHERS  := darwin/amd64 darwin/arm64 windows/amd64 windows/arm64

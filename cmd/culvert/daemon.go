@@ -13,6 +13,7 @@ import (
 
 	"github.com/culvert-project/culvert/cmd/culvert/internal/config"
 	"github.com/culvert-project/culvert/cmd/culvert/internal/control"
+	"github.com/culvert-project/culvert/cmd/culvert/internal/statedir"
 	"github.com/culvert-project/culvert/enforce"
 )
 
@@ -103,27 +104,18 @@ func (st *state) close(log *slog.Logger) {
 
 // checkStateDir makes the state folder if need be, and tries to write there.
 func checkStateDir(dir string) error {
-	err := os.MkdirAll(dir, 0o700)
-	if err == nil {
-		err = tryWrite(dir)
-	}
+	err := statedir.Make(dir)
+	var foreign *statedir.ForeignError
 	code := exitUsage
 	switch {
 	case err == nil:
 		return nil
+	case errors.As(err, &foreign):
+		return usagef("state folder %w. Make it this user's alone, or choose another with --state-dir", err)
 	case errors.Is(err, fs.ErrPermission):
 		code = exitDenied
 	}
 	return withCode(code, fmt.Errorf("state folder %s cannot be written, so nothing would be given back after a crash: %w; make it writable, or choose another with --state-dir", dir, err))
-}
-
-func tryWrite(dir string) error {
-	f, err := os.CreateTemp(dir, ".writable-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write([]byte("x"))
-	return errors.Join(err, f.Close(), os.Remove(f.Name()))
 }
 
 // engine is the enforcer, joined with the witness, as the daemon uses it.

@@ -213,6 +213,12 @@ func TestCheckStateDir(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.Chmod(dir, 0o770); err != nil {
+		t.Fatal(err)
+	}
+	if err := checkStateDir(dir); exitCode(err) != exitUsage || !strings.Contains(err.Error(), "--state-dir") {
+		t.Errorf("others may write to it: %v", err)
+	}
 	if err := checkStateDir(filepath.Join(file, "c")); exitCode(err) != exitUsage || !strings.Contains(err.Error(), "--state-dir") {
 		t.Errorf("a file in the way: %v", err)
 	}

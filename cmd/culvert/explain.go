@@ -18,7 +18,7 @@ import (
 )
 
 const explainLong = `Say what is meant to become of packets to an address, what the kernel would do
-with them now, which rule and route decide that, and whether it is right.
+with them now, which {{if .Rules}}rule and route decide{{else}}route decides{{end}} that, and whether it is right.
 
 The policy is the running daemon's. With --tunnel and --protect it is the one
 that the flags describe, and no daemon is asked.
@@ -28,18 +28,18 @@ protects is always right.
 
 ` + exitHelp
 
-func newExplain() *cobra.Command {
+func newExplain(p *platform) *cobra.Command {
 	var sess sessionFlags
 	var socket string
 	var q query
 	cmd := &cobra.Command{
 		Use:   "explain ADDRESS",
 		Short: "Say where packets to an address go, and whether that is right",
-		Long:  explainLong,
-		Example: `  culvert explain 172.31.0.10
-  culvert explain 10.1.2.3 --tos 0x10
+		Long:  p.help(explainLong),
+		Example: p.help(`  culvert explain 172.31.0.10
+{{if .Rules}}  culvert explain 10.1.2.3 --tos 0x10
   culvert explain 2001:db8::1 --mark 0x100
-  culvert explain 10.1.2.3 --tunnel tun0 --protect 10.0.0.0/8`,
+{{end}}  culvert explain 10.1.2.3 --tunnel {{.Tunnel}} --protect 10.0.0.0/8`),
 		Args: oneAddress(&q.dst),
 	}
 	f := cmd.Flags()
@@ -48,8 +48,8 @@ func newExplain() *cobra.Command {
 	f.Uint32Var(&q.mark, "mark", 0, "firewall `mark` of the packet")
 	f.Uint32Var(&q.uid, "uid", 0, "user `id` of the sender")
 	f.StringVar(&q.device, "device", "", "`interface` that the sender's socket is bound to")
-	sess.register(f)
-	socketFlag(f, &socket)
+	sess.register(p, f)
+	socketFlag(p, f, &socket)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		given, err := policyOf(cmd, &sess)
 		if err != nil {

@@ -16,7 +16,7 @@ import (
 	"github.com/culvert-project/culvert/enforce/plan"
 )
 
-func newHook() *cobra.Command {
+func newHook(p *platform) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "hook",
 		Short:   "Called by VPN programs",
@@ -27,7 +27,7 @@ func newHook() *cobra.Command {
 			return usagef("name the VPN program: \"culvert hook openvpn\"")
 		},
 	}
-	cmd.AddCommand(newHookOpenVPN())
+	cmd.AddCommand(newHookOpenVPN(p))
 	return cmd
 }
 
@@ -36,10 +36,10 @@ OpenVPN's environment, opens or changes the session when the tunnel comes up,
 and ends it when the tunnel goes down. In OpenVPN's configuration:
 
   script-security 2
-  up             "/usr/bin/culvert hook openvpn"
-  route-up       "/usr/bin/culvert hook openvpn"
-  route-pre-down "/usr/bin/culvert hook openvpn"
-  down           "/usr/bin/culvert hook openvpn"
+  up             {{.Call "hook openvpn"}}
+  route-up       {{.Call "hook openvpn"}}
+  route-pre-down {{.Call "hook openvpn"}}
+  down           {{.Call "hook openvpn"}}
 
 Protected: the routes to the VPN gateway, the tunnel's own subnet, and with
 redirect-gateway 0.0.0.0/1 and 128.0.0.0/1 (OpenVPN tells from route-up on).
@@ -56,19 +56,19 @@ OpenVPN's arguments are taken and not used.
 // hookTimeout bounds a hook from its start to its end: OpenVPN waits for it.
 const hookTimeout = 5 * time.Second
 
-func newHookOpenVPN() *cobra.Command {
+func newHookOpenVPN(p *platform) *cobra.Command {
 	var socket string
 	var require bool
 	cmd := &cobra.Command{
 		Use:   "openvpn [ARGUMENTS…]",
 		Short: "OpenVPN's up, route-up, route-pre-down and down script",
-		Long:  hookLong,
-		Example: `  up "/usr/bin/culvert hook openvpn --require"
-  down "/usr/bin/culvert hook openvpn --socket /run/culvert/culvert.sock"`,
+		Long:  p.help(hookLong),
+		Example: p.help(`  up   {{.Call "hook openvpn --require"}}
+  down {{.Call "hook openvpn"}}`),
 		Args: cobra.ArbitraryArgs,
 	}
 	cmd.Flags().BoolVar(&require, "require", false, "fail when the session is not enforced")
-	socketFlag(cmd.Flags(), &socket)
+	socketFlag(p, cmd.Flags(), &socket)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		ctx, cancel := context.WithTimeout(cmd.Context(), hookTimeout)
 		defer cancel()

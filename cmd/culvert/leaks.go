@@ -39,18 +39,18 @@ interfaces[]; absent when there is no witness) and witness, with the fields that
 
 ` + exitHelp
 
-func newLeaks() *cobra.Command {
+func newLeaks(p *platform) *cobra.Command {
 	var socket string
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:     "leaks",
 		Short:   "Show who leaked, to where, by which interface and why",
-		Long:    leaksLong,
+		Long:    p.help(leaksLong),
 		Example: "  culvert leaks\n  culvert leaks --json | jq '.leaks.by[] | .process, .why, .packets'",
 		Args:    noArgs,
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	socketFlag(cmd.Flags(), &socket)
+	socketFlag(p, cmd.Flags(), &socket)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		resp, err := control.Ask(cmd.Context(), socket, control.Request{Op: control.Leaks})
 		if err != nil {

@@ -35,5 +35,5 @@ const lockName = "@culvert-daemon"
 type heldError struct{ by holder }
 
 func (e *heldError) Error() string {
-	return "this " + servedPlace + " is served already: " + e.by.String()
+	return "this " + here.Place + " is served already: " + e.by.String()
 }

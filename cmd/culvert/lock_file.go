@@ -13,5 +13,5 @@ import (
 // closed or the process ends. The place does not depend on the state folder
 // that a daemon is given: there is one table.
 func acquireLock(h holder) (io.Closer, error) {
-	return acquireFile(filepath.Join(config.DefaultStateDir, "daemon.lock"), h)
+	return acquireFile(filepath.Join(config.Here.StateDir, "daemon.lock"), h)
 }

@@ -19,7 +19,7 @@ func main() {
 
 // execute runs one command line and returns its exit code.
 func execute(args []string, stdout, stderr io.Writer) int {
-	root := newRoot()
+	root := newRoot(here)
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)

@@ -9,11 +9,8 @@ import (
 	"github.com/culvert-project/culvert/enforce/pfroute"
 )
 
-// servedPlace is what one daemon serves.
-const servedPlace = "machine"
-
-// lackingFlags ask for what macOS does not have: routing rules and tables.
-var lackingFlags = noRules[:]
+// here is the platform that this program was built for.
+var here = &onDarwin
 
 type darwin struct{ *pfroute.System }
 

@@ -12,11 +12,8 @@ import (
 	"github.com/culvert-project/culvert/enforce/rtnl"
 )
 
-// servedPlace is what one daemon serves.
-const servedPlace = "network namespace"
-
-// lackingFlags: nothing is missing here.
-var lackingFlags []string
+// here is the platform that this program was built for.
+var here = &onLinux
 
 type linux struct{ *rtnl.System }
 

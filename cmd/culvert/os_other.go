@@ -14,11 +14,8 @@ import (
 // errUnsupported: culvert has no adapter for the operating system.
 var errUnsupported = fmt.Errorf("%w on this system", errors.ErrUnsupported)
 
-// servedPlace is what one daemon serves.
-const servedPlace = "machine"
-
-// lackingFlags ask for what no other system has.
-var lackingFlags = noRules[:]
+// here is the platform that this program was built for.
+var here = &onLinux
 
 func newSystem() (system, error)            { return nil, errUnsupported }
 func binding() (enforce.Binding, error)     { return enforce.Binding{}, errUnsupported }

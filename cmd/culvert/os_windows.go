@@ -10,11 +10,8 @@ import (
 	"github.com/culvert-project/culvert/enforce/winroute"
 )
 
-// servedPlace is what one daemon serves.
-const servedPlace = "machine"
-
-// lackingFlags ask for what Windows does not have: routing rules and tables.
-var lackingFlags = noRules[:]
+// here is the platform that this program was built for.
+var here = &onWindows
 
 type windowsSystem struct{ *winroute.System }
 

@@ -35,26 +35,29 @@ describe besides.
 
 ` + exitHelp
 
-func newPlan() *cobra.Command {
+func newPlan(p *platform) *cobra.Command {
 	var sess sessionFlags
 	var file string
 	var asJSON, keep bool
 	cmd := &cobra.Command{
 		Use:   "plan --tunnel INTERFACE --protect PREFIX[,PREFIX…]",
 		Short: "Show what a session would change, and who would notice",
-		Long:  planLong,
-		Example: `  culvert plan --tunnel tun0 --protect 0.0.0.0/1,128.0.0.0/1 --server 198.51.100.7:1194/udp
-  culvert plan --config /etc/culvert/culvert.yaml --json`,
+		Long:  p.help(planLong),
+		Example: p.help(`  culvert plan --tunnel {{.Tunnel}} --protect 0.0.0.0/1,128.0.0.0/1 --server 198.51.100.7:1194/udp
+  culvert plan --config {{.File}} --json`),
 		Args: noArgs,
 	}
 	f := cmd.Flags()
 	f.SortFlags = false
-	sess.register(f)
+	sess.register(p, f)
 	f.StringVar(&file, "config", "", "YAML `file` whose sessions are taken")
 	f.BoolVar(&keep, "keep-unreachable", false, "report blackhole, unreachable and prohibit routes, do not remove them")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		s, err := planSettings(cmd, file, &sess)
+		if err == nil {
+			err = p.check(&s)
+		}
 		if err != nil {
 			return err
 		}
@@ -65,9 +68,9 @@ func newPlan() *cobra.Command {
 		if asJSON {
 			return writeJSON(cmd.OutOrStdout(), doc)
 		}
-		p := &printer{w: cmd.OutOrStdout()}
-		printPlan(p, doc)
-		return p.err
+		w := &printer{w: cmd.OutOrStdout()}
+		printPlan(w, doc)
+		return w.err
 	}
 	return cmd
 }

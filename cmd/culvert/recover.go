@@ -13,21 +13,21 @@ import (
 	"github.com/culvert-project/culvert/enforce"
 )
 
-func newRecover() *cobra.Command {
+func newRecover(p *platform) *cobra.Command {
 	var dir, format string
 	cmd := &cobra.Command{
 		Use:   "recover",
 		Short: "Give back what a crashed daemon had removed",
-		Long: `Replay the journal that a crashed daemon left for this network namespace: the
+		Long: p.help(`Replay the journal that a crashed daemon left for this {{.Place}}: the
 routes that it had removed come back, its own go. No daemon may be running; a
 new daemon does the same when it starts. After a reboot there is nothing to do.
-A guard that the daemon left goes on dropping: "culvert release" ends that too.
-
-` + exitHelp,
-		Example: "  culvert recover\n  culvert recover --state-dir /run/my-vpn",
+{{if .Witness}}A guard that the daemon left goes on dropping: "culvert release" ends that too.
+{{end}}
+` + exitHelp),
+		Example: "  culvert recover",
 		Args:    noArgs,
 	}
-	cmd.Flags().StringVar(&dir, "state-dir", config.DefaultStateDir, "`folder` with the journal")
+	cmd.Flags().StringVar(&dir, "state-dir", p.StateDir, "`folder` with the journal")
 	cmd.Flags().StringVar(&format, "log-format", "text", "text or json")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		s := config.Default()
@@ -38,12 +38,12 @@ A guard that the daemon left goes on dropping: "culvert release" ends that too.
 		if err != nil {
 			return err
 		}
-		p := &printer{w: cmd.OutOrStdout()}
-		printRecovered(p, rec)
-		if p.err == nil && len(rec.Pending) > 0 {
+		w := &printer{w: cmd.OutOrStdout()}
+		printRecovered(w, rec)
+		if w.err == nil && len(rec.Pending) > 0 {
 			return errPending(rec)
 		}
-		return p.err
+		return w.err
 	}
 	return cmd
 }

@@ -28,18 +28,18 @@ removed come back, as with "culvert recover". Nothing there is a success.
 
 ` + exitHelp
 
-func newRelease() *cobra.Command {
+func newRelease(p *platform) *cobra.Command {
 	s := config.Default()
 	cmd := &cobra.Command{
 		Use:     "release",
 		Short:   "Take down a guard by hand",
-		Long:    releaseLong,
+		Long:    p.help(releaseLong),
 		Example: "  culvert release\n  culvert release --state-dir /run/my-vpn --socket /run/my-vpn/culvert.sock",
 		Args:    noArgs,
 	}
 	cmd.Flags().String("state-dir", s.StateDir, "`folder` with the journal")
 	cmd.Flags().String("log-format", "text", "text or json")
-	socketFlag(cmd.Flags(), &s.Socket)
+	socketFlag(p, cmd.Flags(), &s.Socket)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := setChanged(cmd.Flags(), &s, "state-dir", "log-format"); err != nil {
 			return err

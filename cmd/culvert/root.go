@@ -12,27 +12,27 @@ import (
 	"github.com/culvert-project/culvert/cmd/culvert/internal/session"
 )
 
-func newRoot() *cobra.Command {
+func newRoot(p *platform) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "culvert",
 		Short: "Keep a VPN's traffic inside its tunnel",
-		Long: `Culvert keeps a VPN's traffic inside its tunnel. It watches the main routing
+		Long: p.help(`Culvert keeps a VPN's traffic inside its tunnel. It watches the main routing
 table, removes every route that would lead the VPN's prefixes elsewhere, puts
 back the VPN's own routes when they vanish, and gives back what it removed when
-the session ends. Packets that leave outside the tunnel all the same are counted,
-their senders named, and dropped where that is asked for.
+the session ends.{{if .Witness}} Packets that leave outside the tunnel all the same are counted,
+their senders named, and dropped where that is asked for.{{end}}
 
-One daemon ("culvert run") serves one network namespace. Sessions are opened by
+One daemon ("culvert run") serves one {{.Place}}. Sessions are opened by
 the VPN's hooks ("culvert hook openvpn"), by hand ("culvert up"), or with the
 daemon itself.
 
-` + exitHelp,
-		Example: `  culvert plan --tunnel tun0 --protect 10.0.0.0/8    # what would change
+` + exitHelp),
+		Example: p.help(`{{.Line "plan --tunnel" "--protect 10.0.0.0/8"}}# what would change
   culvert run                                        # the daemon
-  culvert up --tunnel tun0 --protect 10.0.0.0/8      # open a session
+{{.Line "up --tunnel" "--protect 10.0.0.0/8"}}# open a session
   culvert status                                     # is it enforced?
-  culvert leaks                                      # who leaked, and why
-  culvert down --tunnel tun0                         # end it, restore the routes`,
+{{if .Witness}}  culvert leaks                                      # who leaked, and why
+{{end}}{{.Line "down --tunnel" ""}}# end it, restore the routes`),
 		Args:              noArgs,
 		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		SilenceUsage:      true,
@@ -42,7 +42,8 @@ daemon itself.
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%w; see \"%s --help\"", err, cmd.CommandPath())
 	})
-	root.AddCommand(newRun(), newUp(), newDown(), newStatus(), newLeaks(), newWatch(), newPlan(), newExplain(), newRecover(), newRelease(), newHook(), newVersion())
+	root.AddCommand(newRun(p), newUp(p), newDown(p), newStatus(p), p.ofWitness(newLeaks(p)), newWatch(p), newPlan(p), newExplain(p),
+		newRecover(p), p.ofWitness(newRelease(p)), newHook(p), newVersion())
 	return root
 }
 
@@ -60,7 +61,7 @@ func noArgs(cmd *cobra.Command, args []string) error {
 // sessionFlags are the flags that describe one session.
 type sessionFlags struct{ text session.Text }
 
-func (f *sessionFlags) register(flags *pflag.FlagSet) {
+func (f *sessionFlags) register(p *platform, flags *pflag.FlagSet) {
 	flags.StringVar(&f.text.Tunnel, "tunnel", "", "the tunnel's `interface`")
 	flags.StringSliceVar(&f.text.Protect, "protect", nil, "`prefixes` that must leave through the tunnel, with commas between or the flag again")
 	flags.StringSliceVar(&f.text.Exclude, "exclude", nil, "`prefixes` that bypass the tunnel on purpose")
@@ -68,7 +69,7 @@ func (f *sessionFlags) register(flags *pflag.FlagSet) {
 	flags.StringSliceVar(&f.text.ExcludeInterfaces, "exclude-interface", nil, "`interfaces` whose routes are reported, not removed")
 	flags.StringSliceVar(&f.text.OtherTable, "other-table", nil, "protected `prefixes` that the VPN routes in a table of its own, like wg-quick's full tunnel")
 	f.text.Where = func(field session.Field) string { return "--" + string(field) }
-	dropFlags(flags, lackingFlags)
+	p.dropFlags(flags)
 }
 
 // given reports whether any of the flags was.
@@ -81,8 +82,8 @@ func (f *sessionFlags) given(flags *pflag.FlagSet) bool {
 	return false
 }
 
-func socketFlag(flags *pflag.FlagSet, socket *string) {
-	flags.StringVar(socket, "socket", config.DefaultSocket, "`path` of the daemon's control socket")
+func socketFlag(p *platform, flags *pflag.FlagSet, socket *string) {
+	flags.StringVar(socket, "socket", p.Socket, "`path` of the daemon's control socket")
 }
 
 // printer keeps the first error of many writes.

@@ -24,7 +24,7 @@ SIGTERM, SIGINT and SIGHUP: every removed route is restored, then the daemon
 exits with 0. A second signal ends it at once; the journal in the state folder
 knows what is still out, and "culvert recover" gives it back.
 
-The witness (eBPF, Linux) counts every packet that leaves outside its tunnel all
+{{if .Witness}}The witness (eBPF) counts every packet that leaves outside its tunnel all
 the same, by whatever way, and says who sent it ("culvert leaks"). It needs root,
 or CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN; CAP_SYS_ADMIN too for a guard where no
 BPF file system is mounted. --witness auto goes without it where it cannot be
@@ -46,60 +46,60 @@ had, and "culvert status" says so.
 A guard lets pass what is excluded, the server's transport, and the link's own
 DHCP and neighbour discovery. It does not outlive a reboot.
 
---audit changes nothing and drops nothing; it counts.
+{{end}}--audit changes nothing{{if .Witness}} and drops nothing; it counts{{end}}.
 
-One daemon serves one network namespace; a second one refuses and names the
-first. Under systemd it reports readiness and feeds the watchdog.
+One daemon serves one {{.Place}}; a second one refuses and names the
+first.{{if .Witness}} Under systemd it reports readiness and feeds the watchdog.{{end}}
 
 --config names a YAML file. Flags win over it; a session given by flags takes
 the place of the one on the same tunnel. Its keys:
 
-  state_dir: /var/lib/culvert
-  socket: /run/culvert/culvert.sock
+  state_dir: {{.StateDir}}
+  socket: {{.Socket}}
   audit: false
-  on_loss: restore                  # or guard
+{{if .Witness}}  on_loss: restore                  # or guard
   on_leak: count                    # or drop
   guard_for: 0                      # for ever
   witness: auto                     # or off, require
-  restore: preexisting              # or all
+{{end}}  restore: preexisting              # or all
   keep_unreachable: false
   log_format: text                  # or json
   log_level: info                   # or debug
   sessions:
-    - tunnel: tun0
+    - tunnel: {{.Tunnel}}
       protect: [10.0.0.0/8, 2001:db8::/32]
       exclude: [10.99.0.0/16]
       servers: ["198.51.100.7:1194/udp"]
-      exclude_interfaces: [docker0]
-      other_table: []
-
+      exclude_interfaces: [{{.Other}}]
+{{if .Rules}}      other_table: []
+{{end}}
 ` + exitHelp
 
 const runExample = `  culvert run
-  culvert run --tunnel tun0 --protect 172.31.0.0/16,fd00:31::/48 --server 198.51.100.7:1194/udp
-  culvert run --tunnel wg0 --protect 0.0.0.0/0,::/0 --other-table 0.0.0.0/0,::/0 --server 198.51.100.7:51820/udp
-  culvert run --config /etc/culvert/culvert.yaml --audit`
+  culvert run --tunnel {{.Tunnel}} --protect 172.31.0.0/16,fd00:31::/48 --server 198.51.100.7:1194/udp
+{{if .Rules}}  culvert run --tunnel wg0 --protect 0.0.0.0/0,::/0 --other-table 0.0.0.0/0,::/0 --server 198.51.100.7:51820/udp
+{{end}}  culvert run --config {{.File}} --audit`
 
 // runSettings are the flags that stand for settings of the file.
 var runSettings = [...]string{"state-dir", "socket", "audit", "on-loss", "on-leak", "guard-for", "witness", "restore", "keep-unreachable", "log-format", "log-level"}
 
-func newRun() *cobra.Command {
+func newRun(p *platform) *cobra.Command {
 	var file string
 	var sess sessionFlags
 	sess.text.Rearm = true
 	cmd := &cobra.Command{
 		Use:     "run",
 		Short:   "Run the daemon",
-		Long:    runLong,
-		Example: runExample,
+		Long:    p.help(runLong),
+		Example: p.help(runExample),
 		Args:    noArgs,
 	}
 	f := cmd.Flags()
 	f.SortFlags = false
-	sess.register(f)
+	sess.register(p, f)
 	f.StringVar(&file, "config", "", "YAML `file` with settings and sessions; flags win")
-	f.String("state-dir", config.DefaultStateDir, "`folder` for the journal of removed routes")
-	f.String("socket", config.DefaultSocket, "`path` of the control socket")
+	f.String("state-dir", p.StateDir, "`folder` for the journal of removed routes")
+	f.String("socket", p.Socket, "`path` of the control socket")
 	f.Bool("audit", false, "judge and report, change nothing")
 	f.String("on-loss", "restore", "when a tunnel vanishes: restore or guard")
 	f.String("on-leak", "count", "with packets that leave outside their tunnel: count or drop")
@@ -109,8 +109,12 @@ func newRun() *cobra.Command {
 	f.Bool("keep-unreachable", false, "report blackhole, unreachable and prohibit routes, do not remove them")
 	f.String("log-format", "text", "text or json")
 	f.String("log-level", "info", "info, or debug: each judgement of the table too, and what made it due")
+	p.dropFlags(f)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		settings, err := runSettingsOf(cmd, file, &sess)
+		if err == nil {
+			err = p.check(&settings)
+		}
 		if err != nil {
 			return err
 		}

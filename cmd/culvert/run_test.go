@@ -58,7 +58,7 @@ func TestFlagsWin(t *testing.T) {
 	}
 	var sess sessionFlags
 	sess.text.Rearm = true
-	cmd := newRun()
+	cmd := newRun(&onLinux)
 	flags := cmd.Flags()
 	for name, value := range map[string]string{"restore": "preexisting", "audit": "true", "socket": "/flag.sock"} {
 		if err := flags.Set(name, value); err != nil {

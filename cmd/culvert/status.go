@@ -36,9 +36,9 @@ daemon answers.
     held[]              removed routes that will come back: route, since
     contested[]         routes added again and again: route, times, by
     unenforceable[]     what routing cannot protect, in words
-    leaks               what left outside the tunnel for its prefixes: packets,
+{{if .Witness}}    leaks               what left outside the tunnel for its prefixes: packets,
                         bytes, dropped, by[] (as below)
-  incidents[]           the last ones, oldest first
+{{end}}  incidents[]           the last ones, oldest first
     id, tunnel          number since start; tunnel of the session
     what                removed, readded, restored, reported, failed
     route, reason       in words
@@ -47,7 +47,7 @@ daemon answers.
     exposed_us          microseconds from seen to gone
     path                edge (answered on arrival) or level (found in the table)
     error               absent when there was none
-    packets, bytes,     what left outside the tunnel because of it, dropped ones
+{{if .Witness}}    packets, bytes,     what left outside the tunnel because of it, dropped ones
     dropped             included; absent when it was not measured, 0 is measured
     shared              true: divided among incidents of one moment by samples
     senders[]           process, pid, uid, cgroup, packets, bytes, dropped
@@ -73,17 +73,17 @@ daemon answers.
     senders, gap        what naming senders lacks; why new interfaces have a gap
     suppressed, lost    samples held back or lost; counts are exact all the same
     interfaces[]        interface, mode, gap_us, error
-
+{{end}}
 ` + exitHelp
 
-func newStatus() *cobra.Command {
+func newStatus(p *platform) *cobra.Command {
 	var socket string
 	var asJSON bool
 	var wait time.Duration
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show whether the sessions are enforced",
-		Long:  statusLong,
+		Long:  p.help(statusLong),
 		Example: `  culvert status
   culvert status --json | jq '.sessions[] | .tunnel, .state'
   culvert status --wait 10s && echo protected`,
@@ -91,7 +91,7 @@ func newStatus() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	cmd.Flags().DurationVar(&wait, "wait", 0, "wait so long for every session to be enforcing, for example `10s`")
-	socketFlag(cmd.Flags(), &socket)
+	socketFlag(p, cmd.Flags(), &socket)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if wait < 0 {
 			return usagef("--wait: %s is negative", wait)

@@ -14,7 +14,7 @@ import (
 	"github.com/culvert-project/culvert/enforce"
 )
 
-func newUp() *cobra.Command {
+func newUp(p *platform) *cobra.Command {
 	var sess sessionFlags
 	var socket string
 	cmd := &cobra.Command{
@@ -27,15 +27,15 @@ The tunnel must exist; with --rearm the session waits for it, and again when it
 has vanished.
 
 ` + exitHelp,
-		Example: `  culvert up --tunnel tun0 --protect 10.0.0.0/8,2001:db8::/32
-  culvert up --tunnel tun0 --protect 0.0.0.0/1,128.0.0.0/1 --server 198.51.100.7:1194/udp
-  culvert up --tunnel tun0 --protect 10.0.0.0/8 --exclude 10.99.0.0/16 --exclude-interface docker0`,
+		Example: p.help(`  culvert up --tunnel {{.Tunnel}} --protect 10.0.0.0/8,2001:db8::/32
+  culvert up --tunnel {{.Tunnel}} --protect 0.0.0.0/1,128.0.0.0/1 --server 198.51.100.7:1194/udp
+  culvert up --tunnel {{.Tunnel}} --protect 10.0.0.0/8 --exclude 10.99.0.0/16 --exclude-interface {{.Other}}`),
 		Args: noArgs,
 	}
 	cmd.Flags().SortFlags = false
-	sess.register(cmd.Flags())
+	sess.register(p, cmd.Flags())
 	cmd.Flags().BoolVar(&sess.text.Rearm, "rearm", false, "wait for the tunnel, and again when it vanished")
-	socketFlag(cmd.Flags(), &socket)
+	socketFlag(p, cmd.Flags(), &socket)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		s, err := sess.text.Parse()
 		if err != nil {
@@ -98,7 +98,7 @@ func list(p []netip.Prefix) string {
 	return fmt.Sprintf("%s, %s and %d more", p[0], p[1], len(p)-2)
 }
 
-func newDown() *cobra.Command {
+func newDown(p *platform) *cobra.Command {
 	var tunnel, socket string
 	cmd := &cobra.Command{
 		Use:   "down --tunnel INTERFACE",
@@ -107,11 +107,11 @@ func newDown() *cobra.Command {
 routes go. It returns when that is done.
 
 ` + exitHelp,
-		Example: "  culvert down --tunnel tun0",
+		Example: p.help("  culvert down --tunnel {{.Tunnel}}"),
 		Args:    noArgs,
 	}
 	cmd.Flags().StringVar(&tunnel, "tunnel", "", "the tunnel's `interface`")
-	socketFlag(cmd.Flags(), &socket)
+	socketFlag(p, cmd.Flags(), &socket)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := session.Device("--tunnel", tunnel); err != nil {
 			return err

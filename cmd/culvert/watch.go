@@ -15,32 +15,32 @@ import (
 	"github.com/culvert-project/culvert/cmd/culvert/internal/report"
 )
 
-const watchLong = `Print incidents and leaks as they happen, until SIGINT or SIGTERM (exit code 0) or
-the end of the daemon (3). An incident is printed once its packets are counted; a
-leak at most ten times a second, with what came since the last line.
+const watchLong = `Print incidents{{if .Witness}} and leaks{{end}} as they happen, until SIGINT or SIGTERM (exit code 0) or
+the end of the daemon (3).{{if .Witness}} An incident is printed once its packets are counted; a
+leak at most ten times a second, with what came since the last line.{{end}}
 
 --json prints one document a line:
 
-  time, kind            RFC 3339; incident, leak or lost
+  time, kind            RFC 3339; incident{{if .Witness}}, leak{{end}} or lost
   incident              as in "culvert status --json"
-  leak                  as in by[] there; packets, bytes and dropped are what came
+{{if .Witness}}  leak                  as in by[] there; packets, bytes and dropped are what came
                         since the last line for the same
-  lost                  lines that this reader was too slow for
+{{end}}  lost                  lines that this reader was too slow for
 
 ` + exitHelp
 
-func newWatch() *cobra.Command {
+func newWatch(p *platform) *cobra.Command {
 	var socket string
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:     "watch",
-		Short:   "Print incidents and leaks as they happen",
-		Long:    watchLong,
-		Example: "  culvert watch\n  culvert watch --json | jq -c 'select(.kind == \"leak\") | .leak'",
+		Short:   p.help("Print incidents{{if .Witness}} and leaks{{end}} as they happen"),
+		Long:    p.help(watchLong),
+		Example: p.help("  culvert watch\n  culvert watch --json | jq -c 'select(.kind == \"{{if .Witness}}leak{{else}}incident{{end}}\") | .{{if .Witness}}leak{{else}}incident{{end}}'"),
 		Args:    noArgs,
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON, one document a line")
-	socketFlag(cmd.Flags(), &socket)
+	socketFlag(p, cmd.Flags(), &socket)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		ctx, stop := signal.NotifyContext(context.WithoutCancel(cmd.Context()), syscall.SIGINT, syscall.SIGTERM)
 		defer stop()

@@ -19,7 +19,7 @@ for target in "$@"; do
 	[ "$os" != windows ] || program=culvert.exe
 	mkdir -p "$dir"
 	GOOS=$os GOARCH=$arch go build -trimpath -buildvcs=false \
-		-ldflags "-s -w -buildid= -X main.version=$version" -o "$dir/$program" ./cmd/culvert
+		-ldflags "-s -w -buildid= -X main.tag=$version" -o "$dir/$program" ./cmd/culvert
 	cp README.md LICENSE "$dir/"
 	cp cmd/culvert/docs/platforms.md "$dir/"
 	[ "$os" != linux ] || cp -r cmd/culvert/packaging "$dir/"

@@ -50,7 +50,7 @@ const (
 
 // Default returns the settings of a daemon that is told nothing.
 func Default() Settings {
-	return Settings{StateDir: DefaultStateDir, Socket: DefaultSocket, OnLoss: enforce.LossRestore, OnLeak: LeakCount, Witness: WitnessAuto}
+	return Settings{StateDir: Here.StateDir, Socket: Here.Socket, OnLoss: enforce.LossRestore, OnLeak: LeakCount, Witness: WitnessAuto}
 }
 
 // Drops reports whether leaks are to be stopped. A guard that began only when
@@ -104,7 +104,7 @@ func (s *Settings) Set(where, key, value string) error {
 
 func setPath(dst *string, value string, fail func(string) error) error {
 	if !filepath.IsAbs(value) {
-		return fail("is not an absolute path; write one that begins with " + rootForm)
+		return fail("is not an absolute path; write one that begins with " + Here.root)
 	}
 	*dst = filepath.Clean(value)
 	return nil
