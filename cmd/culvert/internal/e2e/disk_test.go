@@ -21,7 +21,7 @@ func (s *stub) smallDisk(t *testing.T) (d *testenv.Process, dir string) {
 	if err := os.MkdirAll(s.prog.StateDir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	words := append([]string{"mount -t tmpfs -o size=64k none", s.prog.StateDir, "&& exec", s.prog.Bin}, s.prog.Args("run")...)
+	words := append([]string{"mount -t tmpfs -o size=64k,mode=700 none", s.prog.StateDir, "&& exec", s.prog.Bin}, s.prog.Args("run")...)
 	d = testenv.Start(t, s.Client.Command("unshare", "--mount", "sh", "-c", strings.Join(words, " ")))
 	testenv.Eventually(t, patience, "the daemon", s.prog.Answers)
 	return d, filepath.Join(fmt.Sprintf("/proc/%d/root", d.Pid()), s.prog.StateDir)
