@@ -76,41 +76,48 @@ func (w *Witness) set(cfg Config) error {
 // swap changes what packets see. Until both families' stores each packet is judged as before, but that an interface is
 // exempt only where both the old policy and the new one say so.
 func (w *Witness) swap(next rules, exempt groups) error {
-	first := !w.configured
-	w.configured = true
-	both := func(d *device) uint32 { return d.exempt & exempt.of(d.index) }
-	if err := w.exempt(both); err != nil {
-		return err
-	}
-	if err := w.setDeadline(w.cfg.Until); err != nil {
-		return err
-	}
-	if first || !maps.Equal(next, w.rules) {
-		if err := w.store(next); err != nil {
+	put := func() error { return nil }
+	if !w.configured || !maps.Equal(next, w.rules) {
+		tries, err := w.buildBoth(next)
+		if err != nil {
 			return err
 		}
+		defer tries.close()
+		put = func() error { return tries.put(&w.objs.leakMaps) }
+	}
+	w.configured = true
+	both := func(d *device) uint32 { return d.exempt & exempt.of(d.index) }
+	if err := errors.Join(w.exempt(both), w.setDeadline(w.cfg.Until), put()); err != nil {
+		return err
 	}
 	w.groups = exempt
 	return w.exempt(func(d *device) uint32 { return exempt.of(d.index) })
 }
 
-// store builds both families' tries and puts them in force.
-func (w *Witness) store(next rules) error {
-	v4, err := w.build(w.trie4, next, netip.Addr.Is4)
+// tries are a policy, built aside.
+type tries struct{ v4, v6 *ebpf.Map }
+
+func (w *Witness) buildBoth(all rules) (tries, error) {
+	v4, err := w.build(w.trie4, all, netip.Addr.Is4)
 	if err != nil {
-		return err
+		return tries{}, err
 	}
-	defer v4.Close()
-	v6, err := w.build(w.trie6, next, netip.Addr.Is6)
+	v6, err := w.build(w.trie6, all, netip.Addr.Is6)
 	if err != nil {
-		return err
+		v4.Close()
+		return tries{}, err
 	}
-	defer v6.Close()
-	return errors.Join(store(w.objs.Policies4, v4), store(w.objs.Policies6, v6))
+	return tries{v4, v6}, nil
 }
 
-func store(policies, trie *ebpf.Map) error {
-	if err := policies.Put(uint32(0), trie); err != nil {
+func (t tries) close() {
+	t.v4.Close()
+	t.v6.Close()
+}
+
+// put puts them in force.
+func (t tries) put(m *leakMaps) error {
+	if err := errors.Join(m.Policies4.Put(uint32(0), t.v4), m.Policies6.Put(uint32(0), t.v6)); err != nil {
 		return fmt.Errorf("swap policy: %w", err)
 	}
 	return nil
