@@ -43,6 +43,6 @@
 // # Guard
 //
 // A guarded witness pins its links and maps in a directory (mode 0700) of a BPF file system, one for each network
-// namespace. They hold when the process is killed, and the next [Open] takes them over with their counters. They live
+// namespace, and keep that namespace alive. They hold when the process is killed, and the next [Open] takes them over with their counters. They live
 // in memory: a reboot ends every guard. [Config].Until ends one earlier, judged by the program itself.
 package loader

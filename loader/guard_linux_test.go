@@ -1,12 +1,14 @@
 package loader
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -267,6 +269,46 @@ func TestRelease(t *testing.T) {
 				t.Errorf("%d programs left, mounted %t", left, isBPF(s.w.opts.PinDir))
 			}
 		})
+	}
+}
+
+// TestReleaseGuard: a namespace that nobody is in, and that has no name, is held by its guard until that is taken down.
+func TestReleaseGuard(t *testing.T) {
+	opts := Options{PinDir: pinDir(t)}
+	peer, lost := newNode(t), newNode(t)
+	wire(lost, peer, "h0", "p0", []string{"10.9.0.1/24"}, []string{"10.9.0.2/24"})
+	var w *Witness
+	lost.try(func() (err error) {
+		w, err = Open(opts)
+		return err
+	})
+	set(t, w, Config{Prefixes: protect("10.9.0.0/24"), Action: Drop})
+	st, err := w.Status()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	lost.leave()
+	if list, err := OtherGuards(opts); err != nil || !slices.Equal(list, []string{st.Guarded}) {
+		t.Errorf("guards are %v, %v, want %s", list, err, st.Guarded)
+	}
+	for _, folder := range []string{"", "/", opts.PinDir, st.Guarded + "-1", filepath.Join(st.Guarded, "..", "..")} {
+		if err := ReleaseGuard(opts, folder); !errors.Is(err, ErrNoGuard) {
+			t.Errorf("%q: %v", folder, err)
+		}
+	}
+	time.Sleep(200 * time.Millisecond)
+	if there := peer.index("p0") != 0; there != (st.Early == "") {
+		t.Errorf("under a guard the namespace is there: %t; early: %q", there, st.Early)
+	}
+	if err := ReleaseGuard(opts, st.Guarded+"/"); err != nil {
+		t.Fatal(err)
+	}
+	soon(t, "the namespace is gone", func() bool { return peer.index("p0") == 0 })
+	if list, err := OtherGuards(opts); err != nil || len(list) != 0 {
+		t.Errorf("guards are %v, %v", list, err)
 	}
 }
 

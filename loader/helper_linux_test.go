@@ -37,6 +37,8 @@ type node struct {
 	t  *testing.T
 	ns namespace
 	do func(func())
+
+	leave func() // ends the thread: nothing of the test holds the namespace any more
 }
 
 func newNode(t *testing.T) *node {
@@ -64,7 +66,8 @@ func newNode(t *testing.T) *node {
 		work <- func() { defer close(done); f() }
 		<-done
 	}
-	t.Cleanup(func() { close(work); n.ns.close() })
+	n.leave = sync.OnceFunc(func() { close(work); n.ns.close() })
+	t.Cleanup(n.leave)
 	n.try(func() error { return netlink.LinkSetUp(byName("lo")) })
 	return n
 }

@@ -13,6 +13,8 @@ var (
 	ErrUnsupported = errors.New("not supported on this system")
 	// ErrPrivilege says that the process may not do what was asked; the message names what it lacks.
 	ErrPrivilege = errors.New("missing privilege")
+	// ErrNoGuard says that a folder holds no guard of another network namespace.
+	ErrNoGuard = errors.New("no guard of another network namespace is pinned there")
 	// ErrClosed says that the witness was closed.
 	ErrClosed = errors.New("witness closed")
 )

@@ -13,6 +13,12 @@ func Open(Options) (*Witness, error) { return nil, ErrUnsupported }
 // Release returns ErrUnsupported.
 func Release(Options) error { return ErrUnsupported }
 
+// OtherGuards returns ErrUnsupported.
+func OtherGuards(Options) ([]string, error) { return nil, ErrUnsupported }
+
+// ReleaseGuard returns ErrUnsupported.
+func ReleaseGuard(Options, string) error { return ErrUnsupported }
+
 // Set returns ErrUnsupported.
 func (*Witness) Set(Config) error { return ErrUnsupported }
 

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -308,4 +310,35 @@ func Release(opts Options) error {
 	}
 	defer leave()
 	return privileged(errors.Join(findPins(opts.PinDir, ns).release(), removeFilters()))
+}
+
+// OtherGuards lists the folders of the guards of all network namespaces but the calling thread's, as far as PinDir holds
+// them.
+func OtherGuards(opts Options) ([]string, error) {
+	ns, err := openNamespace()
+	if err != nil {
+		return nil, err
+	}
+	defer ns.close()
+	own := findPins(opts.PinDir, ns)
+	list, err := filepath.Glob(filepath.Join(own.base, "net-*"))
+	if err != nil {
+		return nil, fmt.Errorf("list guards: %w", err)
+	}
+	return slices.DeleteFunc(list, func(folder string) bool { return folder == own.dir }), nil
+}
+
+// ReleaseGuard takes down what is pinned in a folder that OtherGuards lists. It is for namespaces that cannot be entered: a
+// guard keeps one alive, with its interfaces, when it has no name and no process any more. A clsact filter is no pin: it
+// goes with its interface, or by Release within.
+func ReleaseGuard(opts Options, folder string) error {
+	others, err := OtherGuards(opts)
+	if err != nil {
+		return err
+	}
+	folder = filepath.Clean(folder)
+	if !slices.Contains(others, folder) {
+		return fmt.Errorf("%s: %w", folder, ErrNoGuard)
+	}
+	return privileged(pins{base: filepath.Dir(folder), dir: folder}.release())
 }

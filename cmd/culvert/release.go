@@ -26,17 +26,23 @@ Without a daemon: what a killed or stopped one left in this network namespace go
 (programs, maps, links), its sessions are forgotten, and the routes that it had
 removed come back, as with "culvert recover". Nothing there is a success.
 
+A guard keeps its network namespace alive, interfaces included, when that has no
+name and no process any more. --guard takes down such a one by its folder; those
+of other namespaces are told of.
+
 ` + exitHelp
 
 func newRelease(p *platform) *cobra.Command {
 	s := config.Default()
+	var folder string
 	cmd := &cobra.Command{
 		Use:     "release",
 		Short:   "Take down a guard by hand",
 		Long:    p.help(releaseLong),
-		Example: "  culvert release\n  culvert release --state-dir /run/my-vpn --socket /run/my-vpn/culvert.sock",
+		Example: "  culvert release\n  culvert release --state-dir /run/my-vpn --socket /run/my-vpn/culvert.sock\n  culvert release --guard /sys/fs/bpf/culvert/net-4026532176-17211",
 		Args:    noArgs,
 	}
+	cmd.Flags().StringVar(&folder, "guard", "", "`folder` of another network namespace's guard, to take down that alone")
 	cmd.Flags().String("state-dir", s.StateDir, "`folder` with the journal")
 	cmd.Flags().String("log-format", "text", "text or json")
 	socketFlag(p, cmd.Flags(), &s.Socket)
@@ -44,7 +50,10 @@ func newRelease(p *platform) *cobra.Command {
 		if err := setChanged(cmd.Flags(), &s, "state-dir", "log-format"); err != nil {
 			return err
 		}
-		return release(cmd, s)
+		if folder != "" {
+			return releaseOther(cmd, folder)
+		}
+		return errors.Join(release(cmd, s), tellOthers(cmd))
 	}
 	return cmd
 }
@@ -66,6 +75,32 @@ func release(cmd *cobra.Command, s config.Settings) error {
 		}
 	}
 	return say(cmd.OutOrStdout(), "%d routes given back\n", resp.Released.Routes)
+}
+
+// releaseOther takes down the guard of another network namespace.
+func releaseOther(cmd *cobra.Command, folder string) error {
+	err := loader.ReleaseGuard(loader.Options{}, folder)
+	switch {
+	case errors.Is(err, loader.ErrNoGuard):
+		return usagef("--guard: %w; \"culvert release\" tells of those that there are", err)
+	case err != nil:
+		return releaseFailed(err)
+	}
+	return say(cmd.OutOrStdout(), "%s: released\n", folder)
+}
+
+// tellOthers names the guards of other network namespaces.
+func tellOthers(cmd *cobra.Command) error {
+	others, err := loader.OtherGuards(loader.Options{})
+	if err != nil {
+		return releaseFailed(err)
+	}
+	for _, folder := range others {
+		if err := say(cmd.OutOrStdout(), "another network namespace has a guard: %s\n", folder); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // releaseLeft takes down what a daemon left behind: first what drops, then what
@@ -97,16 +132,20 @@ func releaseLeft(cmd *cobra.Command, s config.Settings) error {
 }
 
 func releasePins(log *slog.Logger) error {
-	err := loader.Release(loader.Options{Logger: log})
+	return releaseFailed(loader.Release(loader.Options{Logger: log}))
+}
+
+// releaseFailed says why a guard could not be taken down; nil stays nil.
+func releaseFailed(err error) error {
 	switch {
+	case err == nil:
+		return nil
 	case errors.Is(err, loader.ErrPrivilege):
 		return withCode(exitDenied, err)
 	case errors.Is(err, loader.ErrUnsupported):
 		return fmt.Errorf("there are no guards: %w", err)
-	case err != nil:
-		return fmt.Errorf("release guard: %w", err)
 	}
-	return nil
+	return fmt.Errorf("release guard: %w", err)
 }
 
 // forgetState gives back what the journal holds and forgets the sessions in it.

@@ -74,6 +74,12 @@ func TestRelease(t *testing.T) {
 	if r := s.prog.Exec(t, release...); r.Code != 1 || !strings.Contains(r.Stderr, "no guard holds now") {
 		t.Errorf("with a daemon whose tunnel stands: %s", r)
 	}
+	own := s.status(t).Witness.Guard
+	for _, folder := range []string{own, "/nowhere"} {
+		if r := s.prog.Exec(t, "release", "--guard", folder); r.Code != 2 || !strings.Contains(r.Stderr, folder) {
+			t.Errorf("--guard %s: %s", folder, r)
+		}
+	}
 	d.Kill()
 	time.Sleep(200 * time.Millisecond)
 	if n := c.Packets(); n != 0 {
