@@ -49,7 +49,7 @@ cross:
 		go build ./...; \
 		go vet ./...; \
 		.cache/staticcheck ./...; \
-		go test -c -o .cache/cross/ ./... >/dev/null; \
+		go test -c -ldflags '-s -w' -o .cache/cross/ ./... >/dev/null; \
 	done
 	@rm -rf .cache/cross
 
