@@ -43,6 +43,8 @@
 // # Guard
 //
 // A guarded witness pins its links and maps in a directory (mode 0700) of a BPF file system, one for each network
-// namespace, and keep that namespace alive. They hold when the process is killed, and the next [Open] takes them over with their counters. They live
-// in memory: a reboot ends every guard. [Config].Until ends one earlier, judged by the program itself.
+// namespace, and keep that namespace alive. They hold when the process is killed, and the next [Open] takes them over
+// with their counters. A guard whose maps have another layout, as an upgrade may bring, holds until the first Set, and its
+// counters go. Guards live in memory: a reboot ends every one. [Config].Until ends one earlier, judged by the program
+// itself.
 package loader

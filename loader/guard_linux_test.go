@@ -9,11 +9,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -323,15 +326,35 @@ func (s *stage) attached() (n int) {
 	return n
 }
 
-// TestLayoutChange: a guard of another version holds until the first policy of this one, and then without a gap.
+// TestLayoutChange: a guard of another version, and one that is not whole, hold until the first policy of this one, and
+// then without a gap.
 func TestLayoutChange(t *testing.T) {
+	for name, spoil := range map[string]func(path string) error{
+		"another version": func(path string) error {
+			return os.Rename(path, filepath.Join(filepath.Dir(path), "map_0_"+filepath.Base(path)))
+		},
+		"not whole": func(path string) error {
+			if !strings.HasSuffix(path, "_counters") {
+				return nil
+			}
+			return os.Remove(path)
+		},
+	} {
+		t.Run(name, func(t *testing.T) { changeLayout(t, spoil) })
+	}
+}
+
+func changeLayout(t *testing.T, spoil func(path string) error) {
 	s := newStage(t, Options{PinDir: pinDir(t)})
 	cfg := Config{Prefixes: protect(stagePrefixes...), Action: Drop}
 	set(t, s.w, cfg)
 	dir := s.status().Guarded
 	s.w.Close()
-	if err := os.Remove(filepath.Join(dir, "map_counters")); err != nil { // as good as another layout
-		t.Fatal(err)
+	whole := mapPins(t, dir)
+	for _, path := range whole {
+		if err := spoil(path); err != nil {
+			t.Fatal(err)
+		}
 	}
 	f := s.host.flood("10.9.0.2:7")
 	s.w = s.host.open(s.w.opts)
@@ -345,9 +368,60 @@ func TestLayoutChange(t *testing.T) {
 	if got := leaks(t, s.w, s.dev, Reason.Leak); got.Dropped < 5000 {
 		t.Errorf("our own program dropped %d", got.Dropped)
 	}
-	if _, err := os.Stat(filepath.Join(dir, "map_counters")); err != nil {
-		t.Errorf("the guard is not whole again: %v", err)
+	if got := mapPins(t, dir); !slices.Equal(got, whole) {
+		t.Errorf("the guard is not whole again: %v, was %v", got, whole)
 	}
+}
+
+func mapPins(t *testing.T, dir string) []string {
+	t.Helper()
+	list, err := filepath.Glob(filepath.Join(dir, "map_*"))
+	if err != nil || len(list) < 5 {
+		t.Fatalf("pinned maps: %v, %v", list, err)
+	}
+	return list
+}
+
+// TestLayoutOf: whatever another program could stumble over has another name.
+func TestLayoutOf(t *testing.T) {
+	read := func() *ebpf.CollectionSpec {
+		spec, err := loadLeak()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return spec
+	}
+	here := layoutOf(read())
+	if again := layoutOf(read()); again != here {
+		t.Errorf("%s, then %s", here, again)
+	}
+	for name, change := range map[string]func(*ebpf.CollectionSpec){
+		"a field of a rule":  func(s *ebpf.CollectionSpec) { structOf(t, s, "rule").Members[1].Name = "other" },
+		"its place":          func(s *ebpf.CollectionSpec) { structOf(t, s, "rule").Members[1].Offset += 8 },
+		"a field of a value": func(s *ebpf.CollectionSpec) { structOf(t, s, "sender").Members[0].Name = "other" },
+		"the size of a trie": func(s *ebpf.CollectionSpec) { s.Maps[leakMapPolicies6].InnerMap.ValueSize++ },
+		"a kind of map":      func(s *ebpf.CollectionSpec) { s.Maps[leakMapSenders].Type = ebpf.Hash },
+		"a map less":         func(s *ebpf.CollectionSpec) { delete(s.Maps, leakMapFragments) },
+	} {
+		spec := read()
+		change(spec)
+		if got := layoutOf(spec); got == here {
+			t.Errorf("%s changes nothing", name)
+		}
+	}
+	spec := read()
+	delete(spec.Maps, leakMapPackets) // goes with the programs
+	if got := layoutOf(spec); got != here {
+		t.Errorf("%s, want %s", got, here)
+	}
+}
+
+func structOf(t *testing.T, s *ebpf.CollectionSpec, name string) (found *btf.Struct) {
+	t.Helper()
+	if err := s.Types.TypeByName(name, &found); err != nil {
+		t.Fatal(err)
+	}
+	return found
 }
 
 // TestOthersPrograms: what others attached before us still runs, and stays when we go.

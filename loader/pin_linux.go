@@ -27,8 +27,9 @@ const (
 
 // pins is the folder of one namespace's pins. It need not exist.
 type pins struct {
-	base string // where a BPF file system is, or is to be mounted
-	dir  string
+	base   string // where a BPF file system is, or is to be mounted
+	dir    string
+	layout string // of the maps, part of their names: those of others are not ours to use
 }
 
 func findPins(base string, ns namespace) pins {
@@ -48,7 +49,7 @@ func isBPF(path string) bool {
 
 func (p pins) link(ifindex int) string    { return p.named(strconv.Itoa(ifindex)) }
 func (p pins) named(name string) string   { return filepath.Join(p.dir, linkPrefix+name) }
-func (p pins) mapPath(name string) string { return filepath.Join(p.dir, mapPrefix+name) }
+func (p pins) mapPath(name string) string { return filepath.Join(p.dir, mapPrefix+p.layout+"_"+name) }
 func (p pins) list(prefix string) []string {
 	m, _ := filepath.Glob(filepath.Join(p.dir, prefix+"*"))
 	return m
@@ -79,8 +80,8 @@ func (p pins) maps(spec *ebpf.CollectionSpec) (map[string]*ebpf.Map, error) {
 	}
 	found := map[string]*ebpf.Map{}
 	for name, ms := range spec.Maps {
-		if strings.HasPrefix(name, ".") || name == leakMapPackets {
-			continue // the program's own, which come with it
+		if own(name) {
+			continue
 		}
 		m, err := ebpf.LoadPinnedMap(p.mapPath(name), nil)
 		if err == nil {
@@ -210,7 +211,18 @@ func (w *Witness) pinAll() error {
 			return fmt.Errorf("pin link %s: %w", name, err)
 		}
 	}
-	return nil
+	return w.pins.forgetOthers()
+}
+
+// forgetOthers unpins maps of other layouts, which nothing uses any more.
+func (p pins) forgetOthers() error {
+	var errs []error
+	for _, path := range p.list(mapPrefix) {
+		if !strings.HasPrefix(path, p.mapPath("")) {
+			errs = append(errs, absent(os.Remove(path)))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // pin puts m in place of what is pinned there. A crash between leaves a guard that is not whole, which still holds: the

@@ -87,7 +87,13 @@ func (w *Witness) swap(next rules, exempt groups) error {
 	}
 	w.configured = true
 	both := func(d *device) uint32 { return d.exempt & exempt.of(d.index) }
-	if err := errors.Join(w.exempt(both), w.setDeadline(w.cfg.Until), put()); err != nil {
+	if err := w.exempt(both); err != nil {
+		return err
+	}
+	if err := w.setDeadline(w.cfg.Until); err != nil {
+		return err
+	}
+	if err := put(); err != nil {
 		return err
 	}
 	w.groups = exempt

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 )
 
@@ -14,7 +15,11 @@ func privileged(err error) error {
 		return err
 	}
 	lacks := lacking()
-	if lacks == "" {
+	var refused *ebpf.VerifierError
+	switch {
+	case lacks == "" && errors.As(err, &refused):
+		return err // the kernel read the program: this is no question of rights
+	case lacks == "":
 		lacks = "nothing that shows: a container or a security module may forbid it"
 	}
 	return fmt.Errorf("%w (lacks %s): %w", ErrPrivilege, lacks, err)

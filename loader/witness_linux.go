@@ -143,6 +143,7 @@ func (w *Witness) load() error {
 	if err := spec.Variables[leakVarSampleBurst].Set(uint32(w.opts.Burst)); err != nil {
 		return fmt.Errorf("set sample burst: %w", err)
 	}
+	w.pins.layout = layoutOf(spec)
 	w.trie4, w.trie6 = spec.Maps[leakMapPolicies4].InnerMap, spec.Maps[leakMapPolicies6].InnerMap
 	pinned, err := w.pins.maps(spec)
 	w.old = errors.Is(err, ebpf.ErrMapIncompatible)
