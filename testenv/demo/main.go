@@ -247,7 +247,7 @@ func proof(t testenv.TB) {
 	say("attacker's route again and again. Another program needs no route: \"ping -I eth0\"")
 	say("binds its socket to the interface, which any user may do. Captured on the LAN:")
 	fmt.Println()
-	say("without culvert         %4d packets", volleyed(t, lab))
+	say("without culvert          %4d packets", volleyed(t, lab))
 	lab.Client.IP(t, "route del "+testenv.AttackNet.String())
 	flags := []string{"--tunnel", "tun0", "--protect", testenv.SiteNet.String(), "--server", testenv.ServerAddr.String() + ":1194/udp"}
 	var tables string
