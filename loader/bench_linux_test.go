@@ -3,6 +3,7 @@ package loader
 //go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-14 -target bpfel -tags linux -no-global-types bench ../bpf/bench.c -- -O2 -g -Wall -Werror -mcpu=v3
 
 import (
+	"errors"
 	"fmt"
 	"iter"
 	"net/netip"
@@ -36,7 +37,28 @@ func (s *stage) other(mode Mode) func() int {
 	if mode == ModeTCX {
 		return s.otherTCX(objs.BenchEnd) // it would hide packets from whoever comes after
 	}
-	return s.otherFilter(objs.BenchEmpty)
+	return s.otherFilter(objs.BenchEmpty, 1)
+}
+
+// before puts somebody else's program before ours. Filters stand in the order of their coming, so ours comes again.
+func (s *stage) before(mode Mode, prog *ebpf.Program, place uint16) {
+	s.t.Helper()
+	if mode == ModeTCX {
+		s.host.try(func() error {
+			l, err := link.AttachTCX(link.TCXOptions{
+				Interface: s.dev, Program: prog, Attach: ebpf.AttachTCXEgress, Anchor: link.Head(),
+			})
+			if err == nil {
+				s.t.Cleanup(func() { l.Close() })
+			}
+			return err
+		})
+		return
+	}
+	s.w.Close()
+	s.otherFilter(prog, place)
+	s.w = s.host.open(s.w.opts)
+	set(s.t, s.w, Config{Prefixes: protect(stagePrefixes...)})
 }
 
 func (s *stage) otherTCX(prog *ebpf.Program) func() int {
@@ -55,18 +77,18 @@ func (s *stage) otherTCX(prog *ebpf.Program) func() int {
 	}
 }
 
-func (s *stage) otherFilter(prog *ebpf.Program) func() int {
+func (s *stage) otherFilter(prog *ebpf.Program, priority uint16) func() int {
 	s.t.Helper()
 	s.host.try(func() error {
 		err := netlink.QdiscAdd(&netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
 			LinkIndex: s.dev, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
 		}})
-		if err != nil {
+		if err != nil && !errors.Is(err, unix.EEXIST) {
 			return err
 		}
 		return netlink.FilterAdd(&netlink.BpfFilter{
 			FilterAttrs: netlink.FilterAttrs{
-				LinkIndex: s.dev, Parent: netlink.HANDLE_MIN_EGRESS, Handle: 1, Protocol: unix.ETH_P_ALL, Priority: 1,
+				LinkIndex: s.dev, Parent: netlink.HANDLE_MIN_EGRESS, Handle: 1, Protocol: unix.ETH_P_ALL, Priority: priority,
 			},
 			Fd: prog.FD(), Name: "other", DirectAction: true,
 		})

@@ -106,6 +106,7 @@ func TestCountEqualsCapture(t *testing.T) {
 }
 
 func countEqualsCapture(t *testing.T, mode Mode) {
+	needMode(t, mode)
 	s := newStage(t, Options{modes: []Mode{mode}})
 	set(t, s.w, Config{Prefixes: protect(stagePrefixes...)})
 	s.serveTCP("10.9.0.2:80")

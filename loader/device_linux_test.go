@@ -42,7 +42,7 @@ func TestNewInterfaces(t *testing.T) {
 		s.host.try(func() error {
 			return netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: "x" + name})
 		})
-		soon(t, name, func() bool { return s.iface(name).Mode == ModeTCX })
+		soon(t, name, func() bool { return s.iface(name).Mode == bestMode() })
 		gaps = append(gaps, s.iface(name).Gap)
 		s.host.try(func() error { return netlink.LinkDel(byName(name)) })
 	}
@@ -85,12 +85,14 @@ func TestEarly(t *testing.T) {
 	}
 }
 
-// TestDropOnNewInterfaces floods a destination that new interface after new interface leads to.
+// TestDropOnNewInterfaces floods a destination that new interface after new interface leads to. Without the early hook
+// packets may pass until the interface is watched, and none after that.
 func TestDropOnNewInterfaces(t *testing.T) {
 	host, peer := newNode(t), newNode(t)
 	c := peer.capture("", "10.9.0.0/16")
 	w := host.open(Options{})
 	set(t, w, Config{Prefixes: protect("10.9.0.0/16"), Action: Drop})
+	early, passed := (&stage{t: t, w: w}).status().Early == "", Counter{}
 	f := host.flood("10.9.0.2:7")
 	const interfaces = 10
 	for i := range interfaces {
@@ -107,18 +109,22 @@ func TestDropOnNewInterfaces(t *testing.T) {
 			return addrThenUp(byName(name), addr)
 		})
 		peer.try(func() error { return netlink.LinkSetUp(byName("p" + name)) })
+		if !early {
+			soon(t, name, func() bool { return (&stage{t: t, w: w, host: host}).iface(name).Mode == bestMode() })
+			passed = c.settle()
+		}
 		f.more(1000)
+		if got := minus(c.settle(), passed); got.Packets != 0 {
+			t.Errorf("%d packets got through on %s", got.Packets, name)
+		}
 		host.try(func() error { return netlink.LinkDel(byName(name)) })
 	}
 	sent := f.end()
-	if got := c.settle(); got.Packets != 0 {
-		t.Errorf("%d packets got through", got.Packets)
-	}
 	list, err := w.Counters()
 	if err != nil || len(list) < interfaces {
 		t.Errorf("counted on %d interfaces, %v", len(list), err)
 	}
-	t.Logf("%d sent over %d interfaces", sent, interfaces)
+	t.Logf("%d sent over %d interfaces, %d through before they were watched", sent, interfaces, passed.Packets)
 }
 
 // addrThenUp makes a device ready to send, without resolving neighbours, in the least time.
@@ -135,7 +141,7 @@ func addrThenUp(l netlink.Link, addr *netlink.Addr) error {
 // TestTunnels: the tunnel that owns a prefix may carry it, another may not, and a sole one needs no program.
 func TestTunnels(t *testing.T) {
 	s := newStage(t, Options{})
-	if m := s.iface("h0").Mode; m != ModeTCX {
+	if m := s.iface("h0").Mode; m != bestMode() {
 		t.Errorf("before any policy: %s", m)
 	}
 	own := []Prefix{{Prefix: netip.MustParsePrefix("10.9.0.0/24"), ID: 1, Tunnel: s.dev}}
@@ -150,12 +156,12 @@ func TestTunnels(t *testing.T) {
 		leaks   uint64
 	}{
 		{"sole tunnel", []int{s.dev}, own, ModeTunnel, 0},
-		{"one of two, its own", []int{s.dev, 999}, own, ModeTCX, 0},
-		{"one of two, the other's", []int{s.dev, 999}, []Prefix{{Prefix: own[0].Prefix, ID: 2, Tunnel: 999}}, ModeTCX, rounds},
-		{"shared by two", []int{s.dev, 999}, append([]Prefix{{Prefix: own[0].Prefix, ID: 2, Tunnel: 999}}, own...), ModeTCX, 0},
-		{"to its own server, by itself", []int{s.dev, 999}, server(s.dev), ModeTCX, 0},
-		{"to the other's server", []int{s.dev, 999}, server(999), ModeTCX, rounds},
-		{"no tunnel any more", nil, []Prefix{{Prefix: own[0].Prefix, ID: 3}}, ModeTCX, rounds},
+		{"one of two, its own", []int{s.dev, 999}, own, bestMode(), 0},
+		{"one of two, the other's", []int{s.dev, 999}, []Prefix{{Prefix: own[0].Prefix, ID: 2, Tunnel: 999}}, bestMode(), rounds},
+		{"shared by two", []int{s.dev, 999}, append([]Prefix{{Prefix: own[0].Prefix, ID: 2, Tunnel: 999}}, own...), bestMode(), 0},
+		{"to its own server, by itself", []int{s.dev, 999}, server(s.dev), bestMode(), 0},
+		{"to the other's server", []int{s.dev, 999}, server(999), bestMode(), rounds},
+		{"no tunnel any more", nil, []Prefix{{Prefix: own[0].Prefix, ID: 3}}, bestMode(), rounds},
 		{"back", []int{s.dev}, own, ModeTunnel, 0},
 	} {
 		set(t, s.w, Config{Tunnels: c.tunnels, Prefixes: c.prefix})
@@ -206,7 +212,7 @@ func TestUpper(t *testing.T) {
 		addr, _ := netlink.ParseAddr("10.5.0.1/24")
 		return addrThenUp(byName("mac0"), addr)
 	})
-	soon(t, "mac0", func() bool { return s.iface("mac0").Mode == ModeTCX })
+	soon(t, "mac0", func() bool { return s.iface("mac0").Mode == bestMode() })
 	s.host.neighbour("mac0", netip.MustParseAddr("10.5.0.2"), mac("p0"))
 	s.host.start("udp-unconnected", "10.5.0.2:7").Wait()
 	list, err := s.w.Counters()

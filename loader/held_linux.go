@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 )
@@ -57,6 +58,9 @@ func (w *Witness) startEarly() {
 }
 
 func (w *Witness) attachEarly() error {
+	if err := features.HaveProgramType(ebpf.Netfilter); err != nil {
+		return fmt.Errorf("netfilter programs (Linux 6.4): %w", err)
+	}
 	spec, err := loadEarly()
 	if err != nil {
 		return fmt.Errorf("read object early: %w", err)
@@ -209,7 +213,7 @@ func (w *Witness) seed() error {
 	}
 	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: w.maps()})
 	if err != nil {
-		return fmt.Errorf("load seed: %w", err)
+		return fmt.Errorf("load seed (Linux 5.11): %w", err)
 	}
 	defer coll.Close()
 	begin := time.Now()

@@ -178,7 +178,7 @@ func mac(name string) net.HardwareAddr {
 func (n *node) segment(dev string) {
 	n.t.Helper()
 	n.try(func() error {
-		names, err := features(dev)
+		names, err := featureNames(dev)
 		if err != nil {
 			return fmt.Errorf("list features: %w", err)
 		}
@@ -197,8 +197,8 @@ type featureSet struct {
 	blocks    [2]struct{ valid, requested uint32 }
 }
 
-// features names the bits of a device's feature set.
-func features(dev string) ([]string, error) {
+// featureNames lists the bits of a device's feature set.
+func featureNames(dev string) ([]string, error) {
 	var req struct {
 		cmd, set, count uint32
 		data            [256][32]byte

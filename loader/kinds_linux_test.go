@@ -9,8 +9,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -66,7 +64,7 @@ func TestCountFrames(t *testing.T) {
 	}
 }
 
-// TestCountAcceleratedTags has another program, after ours, or the kernel's VLAN device, put tags beside the packet.
+// TestCountAcceleratedTags has another program, before ours, put tags beside the packet.
 func TestCountAcceleratedTags(t *testing.T) {
 	s := newStage(t, Options{})
 	set(t, s.w, Config{Prefixes: protect(stagePrefixes...)})
@@ -76,15 +74,7 @@ func TestCountAcceleratedTags(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer objs.Close()
-		s.host.try(func() error {
-			l, err := link.AttachTCX(link.TCXOptions{
-				Interface: s.dev, Program: objs.BenchTag, Attach: ebpf.AttachTCXEgress, Anchor: link.Head(),
-			})
-			if err == nil {
-				t.Cleanup(func() { l.Close() })
-			}
-			return err
-		})
+		s.before(bestMode(), objs.BenchTag, uint16(tags))
 		counted, captured := s.measure(func() { s.host.start("udp-unconnected", "10.9.0.2:7").Wait() })
 		s.equal(counted, captured, rounds)
 		if tags > 1 {

@@ -14,6 +14,7 @@ import (
 	"github.com/cilium/ebpf/ringbuf"
 	"github.com/cilium/ebpf/rlimit"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // A Witness watches the network namespace that its Open was called in. Its state belongs to one goroutine, on a thread
@@ -118,7 +119,7 @@ func (w *Witness) start() error {
 		return fmt.Errorf("open ring samples: %w", err)
 	}
 	w.ring = ring
-	if w.handle, err = netlink.NewHandle(); err != nil {
+	if w.handle, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 		return fmt.Errorf("open netlink handle: %w", err)
 	}
 	if err := w.subscribe(); err != nil {
