@@ -40,8 +40,8 @@ func (s *stage) other(mode Mode) func() int {
 	return s.otherFilter(objs.BenchEmpty, 1)
 }
 
-// before puts somebody else's program before ours. Filters stand in the order of their coming, so ours comes again.
-func (s *stage) before(mode Mode, prog *ebpf.Program, place uint16) {
+// before puts somebody else's program before ours. Of the filters of one priority the latest comes first.
+func (s *stage) before(mode Mode, prog *ebpf.Program, handle uint32) {
 	s.t.Helper()
 	if mode == ModeTCX {
 		s.host.try(func() error {
@@ -55,10 +55,7 @@ func (s *stage) before(mode Mode, prog *ebpf.Program, place uint16) {
 		})
 		return
 	}
-	s.w.Close()
-	s.otherFilter(prog, place)
-	s.w = s.host.open(s.w.opts)
-	set(s.t, s.w, Config{Prefixes: protect(stagePrefixes...)})
+	s.otherFilter(prog, handle)
 }
 
 func (s *stage) otherTCX(prog *ebpf.Program) func() int {
@@ -77,7 +74,7 @@ func (s *stage) otherTCX(prog *ebpf.Program) func() int {
 	}
 }
 
-func (s *stage) otherFilter(prog *ebpf.Program, priority uint16) func() int {
+func (s *stage) otherFilter(prog *ebpf.Program, handle uint32) func() int {
 	s.t.Helper()
 	s.host.try(func() error {
 		err := netlink.QdiscAdd(&netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
@@ -88,7 +85,7 @@ func (s *stage) otherFilter(prog *ebpf.Program, priority uint16) func() int {
 		}
 		return netlink.FilterAdd(&netlink.BpfFilter{
 			FilterAttrs: netlink.FilterAttrs{
-				LinkIndex: s.dev, Parent: netlink.HANDLE_MIN_EGRESS, Handle: 1, Protocol: unix.ETH_P_ALL, Priority: priority,
+				LinkIndex: s.dev, Parent: netlink.HANDLE_MIN_EGRESS, Handle: handle, Protocol: unix.ETH_P_ALL, Priority: 1,
 			},
 			Fd: prog.FD(), Name: "other", DirectAction: true,
 		})

@@ -1,6 +1,7 @@
 package loader
 
 import (
+	"cmp"
 	"errors"
 	"strings"
 	"sync"
@@ -57,7 +58,7 @@ func TestFallbacks(t *testing.T) {
 	if i := s.iface("h0"); (i.Err == nil) != (bestMode() == ModeTCX) || i.Err != nil && (i.Mode != ModeNone || !errors.Is(i.Err, ebpf.ErrNotSupported)) {
 		t.Errorf("with TCX alone: %s, %v", i.Mode, i.Err)
 	}
-	t.Logf("mode %s, cookie %d\nearly: %s\nsenders: %s", bestMode(), s.host.ns.cookie, st.Early, st.Senders)
+	t.Logf("mode %s; early hook %s; senders %s", bestMode(), cmp.Or(st.Early, "yes"), cmp.Or(st.Senders, "yes"))
 	if s.host.ns.cookie == 0 && !errors.Is(cookieError(), unix.ENOPROTOOPT) {
 		t.Error("the namespace's cookie was not told: ", cookieError())
 	}

@@ -238,7 +238,10 @@ func (s *stage) send(n int, arrive bool) {
 // TestDeadline: drops end by themselves, with no daemon.
 func TestDeadline(t *testing.T) {
 	s := newStage(t, Options{PinDir: pinDir(t)})
-	const after = 1500 * time.Millisecond
+	restart := time.Now()
+	s.w.Close()
+	s.w = s.host.open(s.w.opts)
+	after := 1500*time.Millisecond + 3*time.Since(restart) // it must not pass during the next one
 	set(t, s.w, Config{Prefixes: protect(stagePrefixes...), Action: Drop, Until: time.Now().Add(after)})
 	begin := time.Now()
 	s.w.Close()

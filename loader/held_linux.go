@@ -213,7 +213,7 @@ func (w *Witness) seed() error {
 	}
 	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: w.maps()})
 	if err != nil {
-		return fmt.Errorf("load seed (Linux 5.11): %w", err)
+		return fmt.Errorf("note older sockets (Linux 5.11): %w", err)
 	}
 	defer coll.Close()
 	begin := time.Now()

@@ -66,7 +66,14 @@ func TestCountFrames(t *testing.T) {
 
 // TestCountAcceleratedTags has another program, before ours, put tags beside the packet.
 func TestCountAcceleratedTags(t *testing.T) {
-	s := newStage(t, Options{})
+	for _, mode := range []Mode{ModeTCX, ModeClsact} {
+		t.Run(mode.String(), func(t *testing.T) { countAcceleratedTags(t, mode) })
+	}
+}
+
+func countAcceleratedTags(t *testing.T, mode Mode) {
+	needMode(t, mode)
+	s := newStage(t, Options{modes: []Mode{mode}})
 	set(t, s.w, Config{Prefixes: protect(stagePrefixes...)})
 	for tags := 1; tags <= 2; tags++ {
 		var objs benchObjects
@@ -74,7 +81,7 @@ func TestCountAcceleratedTags(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer objs.Close()
-		s.before(bestMode(), objs.BenchTag, uint16(tags))
+		s.before(mode, objs.BenchTag, uint32(tags))
 		counted, captured := s.measure(func() { s.host.start("udp-unconnected", "10.9.0.2:7").Wait() })
 		s.equal(counted, captured, rounds)
 		if tags > 1 {
