@@ -13,7 +13,7 @@ OTHERS  := darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
 
 export CULVERT_BIN := $(CURDIR)/bin/culvert
 
-.PHONY: demo test build deps lint cross kernel generate generated bench vuln dist dist-check clean
+.PHONY: demo test build deps lint cross kernel kernels generate generated bench vuln dist dist-check clean
 
 demo: deps build
 	go run ./testenv/demo
@@ -62,6 +62,11 @@ kernel: build
 	CULVERT_NO_SKIP=1 go test -count 1 -timeout 20m ./cmd/culvert/internal/promise
 	CULVERT_NO_SKIP=1 go test -count 1 -timeout 20m ./loader
 	CULVERT_NO_SKIP=1 go test -count 1 -race -timeout 20m -run 'Samples|Guard|NewInterfaces|Tunnels|Layout|Oracle' ./loader
+
+# The kernel tests on Debian's older and newer kernels, under QEMU: half an hour or
+# more. testenv/kernels/run.sh takes single suites.
+kernels: build
+	testenv/kernels/run.sh
 
 generate:
 	go generate ./loader
