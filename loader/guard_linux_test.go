@@ -242,8 +242,8 @@ func TestDeadline(t *testing.T) {
 	s.w.Close()
 	s.w = s.host.open(s.w.opts)
 	after := 1500*time.Millisecond + 3*time.Since(restart) // it must not pass during the next one
-	set(t, s.w, Config{Prefixes: protect(stagePrefixes...), Action: Drop, Until: time.Now().Add(after)})
 	begin := time.Now()
+	set(t, s.w, Config{Prefixes: protect(stagePrefixes...), Action: Drop, Until: begin.Add(after)})
 	s.w.Close()
 	s.w = s.host.open(s.w.opts)
 	if left := time.Until(s.status().Until); left <= 0 || left > after {

@@ -84,7 +84,7 @@ fetch() {
 
 # userland builds what is the same for all kernels.
 userland() {
-	local root=$cache/userland dir flags
+	local root=$cache/userland dir
 	rm -rf "$root" && mkdir -p "$root"/{bb,dev,proc,sys,run,tmp,root,var/{lib,run},etc,t}
 	dpkg -L $(cat testenv/packages.txt) "${base[@]}" | grep -E '^(/usr)?/(s?bin|lib)/|^/etc/' | sort -u |
 		while read -r f; do [ -d "$f" ] || echo "$f"; done | cpio -pdmL --quiet "$root"
@@ -96,7 +96,7 @@ userland() {
 	cp bin/culvert "$root/bin/culvert"
 	cp "$here/init.sh" "$root/init"
 	tests >"$root/tests"
-	while read -r dir flags; do
+	while read -r dir _; do
 		mkdir -p "$root/t/$dir"
 		CGO_ENABLED=0 go test -c -ldflags '-s -w' -o "$root/t/$dir/run" "./$dir"
 		[ ! -d "$dir/testdata" ] || cp -r "$dir/testdata" "$root/t/$dir/"
