@@ -151,7 +151,7 @@ func (p *Program) Must(t TB, args ...string) string {
 func (p *Program) Daemon(t TB, args ...string) *Process {
 	t.Helper()
 	d := p.StartDaemon(t, args...)
-	ready := Until(10*time.Second, func() bool { return p.Answers() || !d.Running() })
+	ready := Until(30*time.Second, func() bool { return p.Answers() || !d.Running() })
 	if !ready || !d.Running() {
 		t.Fatalf("culvert run %s: not ready:\n%s", args, d.Output())
 	}
