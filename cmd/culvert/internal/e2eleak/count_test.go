@@ -123,6 +123,39 @@ func named(t *testing.T, f *finding, ours bool, uid uint32) {
 	}
 }
 
+// TestVRF: a program bound to a VRF asks a table of its own. Where the kernel has
+// none there is nothing to find.
+func TestVRF(t *testing.T) {
+	const n = 25
+	needs(t)
+	s := newStub(t)
+	if out, err := s.Client.Command("ip", "link", "add", "vrf0", "type", "vrf", "table", "100").CombinedOutput(); err != nil {
+		t.Logf("no VRF on this kernel: %s", out)
+		return
+	}
+	testenv.Veth(t, testenv.End{NS: s.Client, Name: "eth1"}, testenv.End{NS: s.LAN, Name: "eth1", Addrs: testenv.Prefixes("10.78.0.66/24")})
+	s.Client.IP(t, "link set eth1 master vrf0")
+	s.Client.IP(t, "link set vrf0 up")
+	s.Client.AddAddr(t, "eth1", testenv.Prefixes("10.78.0.20/24")...)
+	s.Client.IP(t, "route add 172.31.0.0/16 via 10.78.0.66 table 100")
+	d := s.daemon(t)
+	c := testenv.Capture(t, s.LAN, "eth1", filter("172.31.1.10"))
+	speech{dst: "172.31.1.10", device: "vrf0", count: n, pause: time.Millisecond, uid: 65534}.say(t, s.client)
+	c.Wait(n, patience)
+	got := s.settled(t, n)
+	same(t, "VRF", exact(t, c), got)
+	list := s.table(t)
+	f, err := list.row("vrf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(f.Why, "bound to VRF vrf0: table 100") || f.Interface != "eth1" || f.Packets != n {
+		t.Errorf("found %+v", f)
+	}
+	named(t, &f, true, 65534)
+	stopped(t, d)
+}
+
 // TestLeakWakes: a packet that leaks makes the table be read at once, not at the
 // next tick.
 func TestLeakWakes(t *testing.T) {
