@@ -63,8 +63,8 @@ kernel: build
 	CULVERT_NO_SKIP=1 go test -count 1 -timeout 20m ./loader
 	CULVERT_NO_SKIP=1 go test -count 1 -race -timeout 20m -run 'Samples|Guard|NewInterfaces|Tunnels|Layout|Oracle' ./loader
 
-# The kernel tests on Debian's older and newer kernels, under QEMU: half an hour or
-# more. testenv/kernels/run.sh takes single suites.
+# The kernel tests on Debian's older and newer kernels, under QEMU: about an
+# hour. testenv/kernels/run.sh takes single suites.
 kernels:
 	testenv/kernels/run.sh
 

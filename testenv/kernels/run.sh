@@ -12,18 +12,20 @@ bound=2400 # seconds, for one kernel
 suites=("$@")
 [ ${#suites[@]} -gt 0 ] || suites=(bullseye bookworm trixie trixie-backports)
 
-# What runs in the machine, with the flags of each: fewer random tables and
-# kills than usual, and less at once, because an emulated processor is twenty
-# times slower. TestLayers reads the sources, which are not there. The packages
-# that are left out ask the kernel nothing.
+# What runs in the machine, with the flags of each: one test at a time where many
+# daemons start, and fewer random tables and kills than usual, because an
+# emulated processor is several times slower. Left out of e2e, for their time, are
+# floods, full tunnels, verdicts on what is kept, restarts and hooks.
+# TestLayers reads the sources, which are not there. The packages that are not
+# here ask the kernel nothing.
 tests() {
 	grep -E "${KERNELS_TESTS:-.}" <<-'END'
 		loader
 		enforce -test.skip=Layers
 		enforce/rtnl
 		testenv -test.parallel=2
-		cmd/culvert/internal/e2e -test.parallel=2
-		cmd/culvert/internal/e2eleak -test.parallel=2
+		cmd/culvert/internal/e2e -test.parallel=1 -test.run=Scripts|RouterAdvertisement|TunnelVision$
+		cmd/culvert/internal/e2eleak -test.parallel=1
 		cmd/culvert/internal/promise -tables=20 -attacks=2 -kills=6 -binary=10
 	END
 }
