@@ -212,7 +212,12 @@ func (w *Witness) seed() error {
 		}
 	}
 	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: w.maps()})
-	if err != nil {
+	var refused *ebpf.VerifierError
+	switch {
+	case errors.As(err, &refused): // a helper that it does not know
+		w.log.Debug("seed older sockets", "err", err)
+		return errors.New("sockets older than the daemon are guessed at: needs Linux 5.11")
+	case err != nil:
 		return fmt.Errorf("note older sockets (Linux 5.11): %w", err)
 	}
 	defer coll.Close()
