@@ -126,6 +126,7 @@ func (w *world) strikeAddress(a *attack) string {
 	if a.addrs[p] = !a.addrs[p]; a.addrs[p] {
 		a.prefixes[p.Masked()] = true // what is there may look like its route
 		w.more = append(w.more, p.Addr(), last(p))
+		w.lowest = append(w.lowest, p.Masked().Addr())
 		return "addr add " + p.String() + " dev eth2 nodad"
 	}
 	return "addr del " + p.String() + " dev eth2"

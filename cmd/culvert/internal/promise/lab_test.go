@@ -77,6 +77,7 @@ type lab struct {
 	ask      *asker
 	sys      *rtnl.System
 	orphans  bool // an answer that tells of no route is to be tried by a packet; see orphaned
+	zero     bool // the kernel broadcasts to the lowest address of a subnet too (before Linux 5.14)
 	tuns     map[string]*testenv.Tun
 	objects  map[uint32][]string // interfaces of the nexthop objects
 }
@@ -104,6 +105,7 @@ func newLab(t *testing.T) *lab {
 	l.sys = l.open(t)
 	l.ip6.do(t, "route show table local") // see table
 	l.reset(t, nil)
+	l.zero = l.ask.match(t, question{dst: devices[0].addr4.Masked().Addr()}).typ == unix.RTN_BROADCAST
 	return l
 }
 

@@ -96,6 +96,11 @@ func (w *world) isOwn(a netip.Addr) bool {
 	})
 }
 
+// isLowest reports whether a is the lowest address of a subnet of the host.
+func (w *world) isLowest(a netip.Addr) bool {
+	return slices.Contains(w.lowest, a) || slices.ContainsFunc(devices, func(d device) bool { return a == d.addr4.Masked().Addr() })
+}
+
 func last(p netip.Prefix) netip.Addr {
 	b := p.Masked().Addr().AsSlice()
 	for bit := p.Bits(); bit < len(b)*8; bit++ {
@@ -172,7 +177,7 @@ func questions(addrs []netip.Addr) (out []question) {
 func (l *lab) goes(t testing.TB, w *world, q question, tunnel string) string {
 	t.Helper()
 	m := l.ask.match(t, q)
-	if w.isOwn(q.dst) {
+	if w.isOwn(q.dst) || l.zero && w.isLowest(q.dst) {
 		return ""
 	}
 	if q.dst.Is6() && m.refused == unix.ENETUNREACH && l.orphans && l.arrives(t, q, tunnel) {

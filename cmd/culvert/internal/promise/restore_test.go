@@ -210,7 +210,7 @@ func TestDeviceIsAnother(t *testing.T) {
 func renames(t *testing.T) bool {
 	t.Helper()
 	ns := testenv.Namespace(t, "probe")
-	ns.IP(t, "link add name probe up type dummy")
+	ns.IP(t, "link add name probe up type veth peer name other")
 	return ns.Command("ip", "link", "set", "dev", "probe", "name", "probed").Run() == nil
 }
 

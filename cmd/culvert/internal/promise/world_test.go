@@ -19,6 +19,7 @@ type world struct {
 	lines    []string
 	sessions []enforce.Session
 	more     []netip.Addr // addresses that the host got later
+	lowest   []netip.Addr // of the subnets of those
 }
 
 // universe is a small range of addresses, so that prefixes meet often.
