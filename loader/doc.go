@@ -16,8 +16,8 @@
 // CAP_NET_RAW. So does a program that a later comer puts before ours to redirect packets. Frames that are not IP after
 // at most four VLAN tags are let be, and so is what an excluded destination hands on elsewhere (source routing).
 //
-// A clsact filter takes the first free priority; a filter of another that stands before it and ends the chain hides
-// packets from it, which TCX does not allow to happen.
+// A clsact filter goes before the BPF filters of its priority, the first that takes it. One that comes later there, or is
+// of another kind and stands before it, hides packets from it when it ends the chain, which TCX does not allow to happen.
 //
 // # New interfaces
 //
