@@ -104,7 +104,8 @@ func talk(args []string) error {
 	return repeat(send, *count, *pause)
 }
 
-// repeat sends; what is refused (no buffers: dropped) is passed over.
+// repeat sends; what is refused (no buffers: dropped; invalid: the interface is
+// about to go) is passed over.
 func repeat(send func([]byte) error, count int, pause time.Duration) error {
 	end := make(chan os.Signal, 1)
 	signal.Notify(end, syscall.SIGTERM)
@@ -124,7 +125,7 @@ func repeat(send func([]byte) error, count int, pause time.Duration) error {
 }
 
 func refused(err error) bool {
-	for _, e := range []error{unix.ENOBUFS, unix.EPERM, unix.ENETUNREACH, unix.EHOSTUNREACH, unix.ENETDOWN} {
+	for _, e := range []error{unix.ENOBUFS, unix.EPERM, unix.ENETUNREACH, unix.EHOSTUNREACH, unix.ENETDOWN, unix.EINVAL} {
 		if errors.Is(err, e) {
 			return true
 		}
