@@ -185,8 +185,11 @@ func TestIncidents(t *testing.T) {
 	time.Sleep(100 * time.Millisecond)
 	const attacks = 60
 	removed := func() (n int) { return s.status(t).Sessions[0].Removed }
+	add := func() bool {
+		return s.Client.Command("ip", "route", "add", "172.31.1.0/24", "via", "10.77.0.66", "proto", "dhcp").Run() == nil
+	}
 	for i := range attacks {
-		s.Client.IP(t, "route add 172.31.1.0/24 via 10.77.0.66 proto dhcp")
+		testenv.Eventually(t, patience, "the route before has gone", add)
 		if i%10 == 9 {
 			testenv.Eventually(t, patience, "the removals", func() bool { return removed() > i })
 		}
