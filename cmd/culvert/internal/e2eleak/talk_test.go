@@ -58,7 +58,7 @@ func (s speech) start(t testing.TB, n *testenv.NS) *testenv.Process {
 	cmd := n.Command(talkerPath, s.args()...)
 	cmd.Dir = "/"
 	if s.uid != 0 {
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: s.uid, Gid: s.uid}}
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: s.uid, Gid: s.uid}
 	}
 	return testenv.Start(t, cmd)
 }
