@@ -71,7 +71,7 @@ func (e *Enforcer) event(ctx context.Context, ev Event) {
 	}
 	v := plan.Judge(e.policy(), &ev.Route)
 	switch {
-	case ev.Answer.Delete && ev.Err == nil && v.Decision != plan.Conflict:
+	case ev.Answer.Delete && ev.Err == nil && v.Decision != plan.Conflict && !e.outlived(ev):
 		e.amends(ctx, ev)
 	case ev.Answer.Delete:
 		e.eventRemoved(ev)
@@ -80,6 +80,12 @@ func (e *Enforcer) event(ctx context.Context, ev Event) {
 	case v.Decision == plan.Conflict && e.opt.Audit, v.Decision == plan.Report:
 		e.report(&ev.Route, v, ev)
 	}
+}
+
+// outlived reports whether a route was deleted for a session that was open then
+// and has left since: it came while connected, and does not come back.
+func (e *Enforcer) outlived(ev Event) bool {
+	return ev.Seen.Before(e.left) && e.sessionOf(ev.Answer.Verdict) == nil
 }
 
 // amends puts back a route that the edge path deleted under a policy that was

@@ -48,8 +48,9 @@ type Enforcer struct {
 
 	// The rest belongs to the loop.
 	sessions  []*session
-	closing   *session // being closed: what is restored counts for it
-	held      []Entry  // in order of removal
+	closing   *session  // being closed: what is restored counts for it
+	left      time.Time // when a session last left the policy
+	held      []Entry   // in order of removal
 	lastID    uint64
 	baseline  bool // the policy grew since the table was last judged
 	unwritten bool // the last reading's removals could not all be written down

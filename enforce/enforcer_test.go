@@ -569,3 +569,49 @@ func TestSessionsOutliveTheProcess(t *testing.T) {
 		}
 	})
 }
+
+// lateSystem is a System whose events the test tells itself.
+type lateSystem struct {
+	*enforcetest.System
+	edge enforce.Edge
+	sink *enforce.Sink
+}
+
+func (s *lateSystem) Watch(ctx context.Context, edge enforce.Edge, sink *enforce.Sink, ready func()) error {
+	s.edge, s.sink = edge, sink
+	ready()
+	<-ctx.Done()
+	return nil
+}
+
+// TestDeletedAsTheSessionEnds: an attack's route that was deleted while the
+// session was open does not come back because the news of it came after the
+// end. One that was judged by the old policy only after the end does: nobody
+// would have deleted it by the new one.
+func TestDeletedAsTheSessionEnds(t *testing.T) {
+	for name, after := range map[string]bool{"seen before the end": false, "seen after the end": true} {
+		t.Run(name, func(t *testing.T) {
+			sys := &lateSystem{System: newHost(t)}
+			e, stop := run(t, sys, &enforcetest.Journal{}, enforce.Options{})
+			open(t, e, split)
+			attack := via("172.31.1.0/24", "192.168.1.66", eth0)
+			ev := enforce.Event{Change: enforce.Added, Route: attack, Answer: sys.edge(enforce.Added, &attack), Seen: time.Now()}
+			if !ev.Answer.Delete { // as the fake has no such route, it is as good as deleted
+				t.Fatalf("the edge answered %+v", ev.Answer)
+			}
+			if _, err := e.Close(t.Context(), "tun0"); err != nil {
+				t.Fatal(err)
+			}
+			if after {
+				ev.Seen = time.Now()
+			}
+			sys.sink.Tell(ev)
+			if err := stop(); err != nil {
+				t.Error(err)
+			}
+			if got := strings.Contains(sys.Text(), attack.Dst.String()); got != after {
+				t.Errorf("the route is there: %t\n%s", got, sys.Text())
+			}
+		})
+	}
+}

@@ -97,10 +97,13 @@ func (e *Enforcer) Sessions(ctx context.Context) (out []Session, err error) {
 // level pass.
 func (e *Enforcer) end(s *session) {
 	e.sessions = slices.DeleteFunc(e.sessions, func(o *session) bool { return o == s })
-	e.closing = s
+	e.leave(s)
 	s.state = Restored
 	e.log.info("session ended", "tunnel", s.Tunnel)
 }
+
+// leave notes that a session is in the policy no longer.
+func (e *Enforcer) leave(s *session) { e.closing, e.left = s, time.Now() }
 
 // tidy sorts and merges a session's lists, so that equal sessions are equal.
 func tidy(s Session) Session {
@@ -232,7 +235,7 @@ func (e *Enforcer) follow(s *session) {
 		s.link, s.loss = noLink, true
 	default:
 		e.log.info("tunnel vanished", "tunnel", s.Tunnel)
-		e.closing = s
+		e.leave(s)
 		if s.state = Connecting; !s.Rearm {
 			e.end(s)
 			e.keepSessions()
