@@ -15,6 +15,8 @@ import (
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/culvert-project/culvert/testenv"
 )
 
 // tcxPrograms counts what is attached to a device by TCX.
@@ -108,7 +110,7 @@ func cgroupPrograms(t *testing.T) (ids []ebpf.ProgramID) {
 	t.Helper()
 	root, err := openCgroup()
 	if err != nil {
-		t.Skip(err)
+		testenv.Lacking(t, "%v", err)
 	}
 	defer root.Close()
 	q, err := link.QueryPrograms(link.QueryOptions{Target: int(root.Fd()), Attach: ebpf.AttachCGroupInetSockCreate})

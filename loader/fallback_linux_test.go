@@ -12,6 +12,8 @@ import (
 	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
+
+	"github.com/culvert-project/culvert/testenv"
 )
 
 // bestMode is what the witness should choose on this kernel.
@@ -26,7 +28,7 @@ var bestMode = sync.OnceValue(func() Mode {
 func needMode(t *testing.T, m Mode) {
 	t.Helper()
 	if m == ModeTCX && bestMode() != m {
-		t.Skip("this kernel has no TCX (Linux 6.6)")
+		testenv.Lacking(t, "this kernel has no TCX (Linux 6.6)")
 	}
 }
 

@@ -20,6 +20,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/culvert-project/culvert/testenv"
 )
 
 func init() { runtime.LockOSThread() } // a child's name is that of its first thread
@@ -56,8 +58,8 @@ func newNode(t *testing.T) *node {
 			f()
 		}
 	}()
-	if err := <-ready; errors.Is(err, unix.EPERM) && os.Getenv("CI") == "" {
-		t.Skip("needs root")
+	if err := <-ready; errors.Is(err, unix.EPERM) {
+		testenv.Lacking(t, "needs root: %v", err)
 	} else if err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/culvert-project/culvert/testenv"
 )
 
 var (
@@ -408,7 +410,7 @@ func TestJoin(t *testing.T) {
 				out, err = exec.Command("ip", append([]string{"mptcp"}, strings.Fields(line)...)...).CombinedOutput()
 			})
 			if err != nil {
-				t.Skipf("ip mptcp %s: %v: %s", line, err, out)
+				testenv.Lacking(t, "ip mptcp %s: %v: %s", line, err, out)
 			}
 		}
 	}

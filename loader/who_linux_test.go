@@ -12,6 +12,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
+
+	"github.com/culvert-project/culvert/testenv"
 )
 
 // TestSeed: sockets that are older than the witness are known by the walk over open files.
@@ -28,7 +30,7 @@ func TestSeed(t *testing.T) {
 	s.equal(counted, captured, 200)
 	st := s.status()
 	if st.Seeded == 0 {
-		t.Skip("no iterator here: ", st.Senders)
+		testenv.Lacking(t, "no iterator here: %s", st.Senders)
 	}
 	s.only(Sender{Origin: Seed, PID: os.Getpid(), Comm: commOf(t)})
 	t.Logf("seeded in %v", st.Seeded)
@@ -84,7 +86,7 @@ func TestWithoutHooks(t *testing.T) {
 func TestOtherNamespaces(t *testing.T) {
 	s := newStage(t, Options{})
 	if s.host.ns.cookie == 0 {
-		t.Skip("this kernel does not tell namespaces apart")
+		testenv.Lacking(t, "this kernel does not tell namespaces apart")
 	}
 	set(t, s.w, Config{Prefixes: protect(stagePrefixes...)})
 	var far net.PacketConn
@@ -183,7 +185,7 @@ func TestCgroupMount(t *testing.T) {
 func TestNoPlaceForCgroup(t *testing.T) {
 	fd, err := openCgroupUnmounted()
 	if err != nil {
-		t.Skip(err)
+		testenv.Lacking(t, "%v", err)
 	}
 	defer fd.Close()
 	var st unix.Statfs_t

@@ -38,20 +38,26 @@ const (
 )
 
 // Require skips the test when one of tools is missing, with a line that says
-// which and how to get it. Where a skipped test is not acceptable, that is with
-// CI=true or CULVERT_NO_SKIP=1 in the environment, it stops the test instead.
+// which and how to get it, in the way of [Lacking].
 func Require(t TB, tools ...Tool) {
 	t.Helper()
 	for _, tool := range tools {
-		err := tool.missing()
-		switch {
-		case err == nil:
-		case os.Getenv("CI") == "true" || os.Getenv("CULVERT_NO_SKIP") == "1":
-			t.Fatalf("required: %v", err)
-		default:
-			t.Skipf("needs %v", err)
+		if err := tool.missing(); err != nil {
+			Lacking(t, "needs %v", err)
 		}
 	}
+}
+
+// Lacking skips the test for what the machine or its kernel lacks. Where a
+// skipped test is not acceptable, that is with CI=true or CULVERT_NO_SKIP=1 in
+// the environment, it stops the test instead.
+func Lacking(t TB, format string, args ...any) {
+	t.Helper()
+	stop := t.Skipf
+	if os.Getenv("CI") == "true" || os.Getenv("CULVERT_NO_SKIP") == "1" {
+		stop = t.Fatalf
+	}
+	stop(format, args...)
 }
 
 // missing says why the tool cannot be used, or nil.

@@ -218,7 +218,7 @@ func renames(t *testing.T) bool {
 func TestRenamedWhileConnected(t *testing.T) {
 	needs(t)
 	if !renames(t) {
-		t.Skip("this kernel renames no interface that is up (Linux 6.2)")
+		testenv.Lacking(t, "this kernel renames no interface that is up (Linux 6.2)")
 	}
 	l := newLab(t)
 	l.fill(t)
