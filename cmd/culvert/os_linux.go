@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -47,7 +46,7 @@ func (l linux) lookup(ctx context.Context, q query) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	a := answer{route: got.Route, table: tableName(got.Table), refused: got.Err}
+	a := answer{route: got.Route, table: rtnl.TableName(got.Table), refused: got.Err}
 	a.route.Type = got.Type
 	rules, err := l.Rules(ctx)
 	if err != nil {
@@ -63,16 +62,4 @@ func (l linux) lookup(ctx context.Context, q query) (answer, error) {
 		}
 	}
 	return a, nil
-}
-
-func tableName(t uint32) string {
-	switch t {
-	case unix.RT_TABLE_MAIN:
-		return "main"
-	case unix.RT_TABLE_LOCAL:
-		return "local"
-	case unix.RT_TABLE_DEFAULT:
-		return "default"
-	}
-	return strconv.FormatUint(uint64(t), 10)
 }

@@ -34,7 +34,7 @@ const (
 // settleAfter is how long the counters have for the last packets of an incident.
 const settleAfter = 50 * time.Millisecond
 
-// track begins to follow an incident. One that lets nothing out is nil.
+// track begins to follow an incident.
 func track(in enforce.Incident, now time.Time) *tracked {
 	t := &tracked{Incident: in, due: now.Add(settleAfter), senders: map[who]*report.Sender{}}
 	t.sum.Senders = []report.Sender{}
