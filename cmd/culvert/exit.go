@@ -11,21 +11,23 @@ import (
 	"github.com/culvert-project/culvert/enforce"
 )
 
-// The exit codes. They are part of the command's interface.
+// The exit codes. They are part of the command's interface. None of them is 2: a
+// Go program that crashes exits with that, and the systemd unit does not start
+// the daemon again after exitUsage and exitDenied.
 const (
 	exitOK     = 0
-	exitWrong  = 1 // not enforcing, failed, or not as it should be
-	exitUsage  = 2 // bad usage or input; nothing was changed
-	exitAway   = 3 // no daemon answers
-	exitDenied = 4 // not permitted
+	exitWrong  = 1  // not enforcing, failed, or not as it should be
+	exitAway   = 3  // no daemon answers
+	exitDenied = 4  // not permitted
+	exitUsage  = 64 // bad usage or input; nothing was changed (EX_USAGE of sysexits.h)
 )
 
 const exitHelp = `Exit codes:
   0  done, and as it should be
   1  not enforcing, failed, or not as it should be
-  2  bad usage or input; nothing was changed
   3  no daemon answers
-  4  not permitted`
+  4  not permitted
+  64 bad usage or input; nothing was changed`
 
 // codedError is an error with an exit code of its own.
 type codedError struct {

@@ -3,6 +3,8 @@ package main
 import (
 	"errors"
 	"os"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -90,5 +92,30 @@ func TestExitCodes(t *testing.T) {
 	complain(&b, nil)
 	if b.Len() != 0 {
 		t.Errorf("said %q", b.String())
+	}
+}
+
+// TestCrashIsNoRefusal: systemd starts the daemon again after a Go program's
+// crash, which exits with 2, and does not after what trying again cannot mend.
+func TestCrashIsNoRefusal(t *testing.T) {
+	unit, err := os.ReadFile("packaging/culvert.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, list, ok := strings.Cut(string(unit), "\nRestartPreventExitStatus=")
+	if !ok {
+		t.Fatal("the unit does not say after which exit codes it stays down")
+	}
+	list, _, _ = strings.Cut(list, "\n")
+	const crash = 2
+	for _, code := range []int{crash, exitWrong} {
+		if slices.Contains(strings.Fields(list), strconv.Itoa(code)) {
+			t.Errorf("the unit stays down after exit code %d", code)
+		}
+	}
+	for _, code := range []int{exitUsage, exitDenied} {
+		if !slices.Contains(strings.Fields(list), strconv.Itoa(code)) {
+			t.Errorf("the unit tries again after exit code %d", code)
+		}
 	}
 }

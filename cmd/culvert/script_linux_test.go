@@ -18,7 +18,7 @@ func TestScript(t *testing.T) {
 	})
 }
 
-// exits runs a command and wants the exit code: exits 2 culvert up
+// exits runs a command and wants the exit code: exits 64 culvert up
 func exits(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: exits CODE COMMAND [ARGUMENTS]")

@@ -76,7 +76,7 @@ func TestRelease(t *testing.T) {
 	}
 	own := s.status(t).Witness.Guard
 	for _, folder := range []string{own, "/nowhere"} {
-		if r := s.prog.Exec(t, "release", "--guard", folder); r.Code != 2 || !strings.Contains(r.Stderr, folder) {
+		if r := s.prog.Exec(t, "release", "--guard", folder); r.Code != 64 || !strings.Contains(r.Stderr, folder) {
 			t.Errorf("--guard %s: %s", folder, r)
 		}
 	}
