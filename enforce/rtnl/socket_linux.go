@@ -1,6 +1,7 @@
 package rtnl
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ type socket struct {
 	in   []byte
 	out  []byte
 	echo []byte // the route that the last request with NLM_F_ECHO deleted
+	said []byte // what the kernel says is wrong with the last request, "" where it has no words
 }
 
 // inputSize holds any datagram: dumps are cut to 32 KiB by the kernel
@@ -157,6 +159,7 @@ func (s *socket) verdict(b []byte, each func(unix.NlMsghdr, []byte)) (done bool,
 		switch b = rest; {
 		case hdr.Seq != s.seq: // a late answer to a request that was given up
 		case hdr.Type == unix.NLMSG_ERROR:
+			s.said = appendSaid(s.said[:0], hdr, body)
 			return true, errnoOf(body)
 		case hdr.Type == unix.RTM_DELROUTE:
 			s.echo = append(s.echo[:0], body...)
@@ -175,6 +178,24 @@ func errnoOf(body []byte) error {
 		return unix.Errno(errno)
 	}
 	return nil
+}
+
+// appendSaid reads the text of an NLMSG_ERROR (NLMSGERR_ATTR_MSG). With
+// NETLINK_CAP_ACK the attributes stand behind the header of the request.
+func appendSaid(to []byte, hdr unix.NlMsghdr, body []byte) []byte {
+	if hdr.Flags&unix.NLM_F_ACK_TLVS == 0 || len(body) < 4+hdrLen {
+		return to
+	}
+	for rest := body[4+hdrLen:]; len(rest) > 0; {
+		a, next, ok := nextAttr(rest)
+		if !ok {
+			break
+		}
+		if rest = next; a.typ == unix.NLMSGERR_ATTR_MSG {
+			return append(to, bytes.TrimRight(a.value, "\x00")...)
+		}
+	}
+	return to
 }
 
 // message is one message of a dump. Its body is overwritten by the next.
