@@ -49,6 +49,16 @@ type System interface {
 	Facts(ctx context.Context) (Facts, error)
 }
 
+// RouteCheck returns what the System can say of a route that came from a file,
+// or nil where it can say nothing: whether its Raw is a route of the System's,
+// and the one that the other fields describe.
+func RouteCheck(sys System) func(*plan.Route) error {
+	if c, ok := sys.(interface{ CheckRoute(r *plan.Route) error }); ok {
+		return c.CheckRoute
+	}
+	return nil
+}
+
 // Facts is what a System knows besides routes.
 type Facts struct {
 	Links    []plan.Link

@@ -524,7 +524,7 @@ func TestSessionsOutliveTheProcess(t *testing.T) {
 	before := sys.Text()
 	dir := t.TempDir()
 	life := func(f func(e *enforce.Enforcer)) {
-		j, err := enforce.OpenJournal(dir, enforce.Binding{Boot: "b", Namespace: "net:[1]"})
+		j, err := enforce.OpenJournal(dir, enforce.Binding{Boot: "b", Namespace: "net:[1]"}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -2,7 +2,6 @@ package enforce_test
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"net/netip"
 	"os"
@@ -21,7 +20,7 @@ var here = enforce.Binding{Boot: "1b4e", Namespace: "net:[4026531840]#1"}
 
 func openJournal(t *testing.T, dir string, b enforce.Binding) *enforce.FileJournal {
 	t.Helper()
-	j, err := enforce.OpenJournal(dir, b)
+	j, err := enforce.OpenJournal(dir, b, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,7 +141,7 @@ func TestJournalCutAnywhere(t *testing.T) {
 	if err := j.Forget([]uint64{1}); err != nil {
 		t.Fatal(err)
 	}
-	byLines := [][]uint64{{}, {}, {1}, {1, 2}, {2}}
+	byLines := [][]uint64{{}, {}, {1}, {1, 2}, {2}} // the header, two routes, one crossed out
 	whole := content(t, j)
 	for cut := bytes.IndexByte(whole, '\n') + 1; cut <= len(whole); cut++ {
 		left := whole[:cut]
@@ -151,7 +150,7 @@ func TestJournalCutAnywhere(t *testing.T) {
 			continue
 		}
 		lines := bytes.Count(left, []byte("\n"))
-		if json.Valid(left[bytes.LastIndexByte(left, '\n')+1:]) { // only its end is missing
+		if cut < len(whole) && whole[cut] == '\n' { // only its end is missing
 			lines++
 		}
 		dir := t.TempDir()
@@ -181,8 +180,69 @@ func TestJournalDamagedLine(t *testing.T) {
 	if n := damaged.Notes(); len(n) != 1 || !strings.Contains(n[0], "line 3 is damaged") {
 		t.Errorf("notes: %v", n)
 	}
+	aside, err := os.ReadFile(j.Path() + ".damaged")
+	if err != nil || !bytes.Equal(aside, lines[2]) || damaged.Damaged() != 1 {
+		t.Errorf("kept aside is %q, %v, of %d lines, want %q", aside, err, damaged.Damaged(), lines[2])
+	}
 	if n := openJournal(t, dir, here).Notes(); len(n) != 0 {
 		t.Errorf("the damage is told again: %v", n)
+	}
+}
+
+// TestJournalWithoutItsHeader: each record says by itself whose it is.
+func TestJournalWithoutItsHeader(t *testing.T) {
+	dir := t.TempDir()
+	j := openJournal(t, dir, here)
+	hold(t, j, 1, 2)
+	whole := content(t, j)
+	if err := os.WriteFile(j.Path(), whole[bytes.IndexByte(whole, '\n')+1:], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	other := here
+	other.Boot = "2c5f"
+	for _, e := range []struct {
+		b    enforce.Binding
+		want []uint64
+	}{{here, []uint64{1, 2}}, {other, nil}} {
+		copied := t.TempDir()
+		if err := os.WriteFile(filepath.Join(copied, filepath.Base(j.Path())), content(t, j), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		keeps(t, openJournal(t, copied, e.b), e.want...)
+	}
+}
+
+// TestJournalOfTheFirstVersion: an upgrade goes on with what the version before
+// had written down, less what no kernel could have said.
+func TestJournalOfTheFirstVersion(t *testing.T) {
+	const (
+		header = `{"culvert_journal":1,"binding":{"boot":"1b4e","namespace":"net:[4026531840]#1"}}`
+		route  = `{"Dst":"172.31.%d.0/24","Src":"","PrefSrc":"","Hop":{"Link":2,"Via":"192.168.1.1"},"More":"","Raw":"","Metric":5,"Expires":0,"NexthopID":0,"TOS":0,"Type":0,"Protocol":4,"Origin":0,"Pref":0,"Dead":false}`
+		entry  = `{"id":%d,"route":%s,"links":[{"index":2,"name":"eth0"}],"taken":3,"since":"2023-11-14T22:13:20Z","raw":"AhgAAA==","more":%q}`
+	)
+	one := func(id int, more string) string { return fmt.Sprintf(entry, id, fmt.Sprintf(route, id), more) }
+	file := strings.Join([]string{header, `{"hold":[` + one(1, "") + "," + one(2, "") + `]}`,
+		`{"hold":[` + one(3, "") + "," + one(4, "AAAAAv8BAQEBAQEBAQEBAQEBAQEB") + `]}`, // a leg whose address has 255 bytes
+		`{"forget":[2]}`, `{"sessions":[{"session":{"tunnel":"tun0","protect":["172.31.0.0/16"]},"link":{"index":5,"name":"tun0"}}]}`, ""}, "\n")
+	dir := t.TempDir()
+	path := filepath.Join(dir, "journal-4026531840.jsonl")
+	if err := os.WriteFile(path, []byte(file), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second time it is today's
+		j := openJournal(t, dir, here)
+		var ids []uint64
+		entries, err := j.Load()
+		for _, e := range entries {
+			ids = append(ids, e.ID)
+		}
+		open, _ := j.LoadSessions()
+		if err != nil || !slices.Equal(ids, []uint64{1, 3}) || entries[1].Route.Metric != 5 || len(open) != 1 {
+			t.Errorf("%v: %+v, sessions %v", err, entries, open)
+		}
+	}
+	if aside, err := os.ReadFile(path + ".damaged"); err != nil || !strings.Contains(string(aside), `"id":4`) {
+		t.Errorf("kept aside is %q, %v", aside, err)
 	}
 }
 
@@ -220,7 +280,7 @@ func TestJournalCannotBeOpened(t *testing.T) {
 	if err := os.WriteFile(dir, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := enforce.OpenJournal(dir, here); err == nil {
+	if _, err := enforce.OpenJournal(dir, here, nil); err == nil {
 		t.Error("a file was taken for the state folder")
 	}
 }

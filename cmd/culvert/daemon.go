@@ -89,7 +89,7 @@ func openState(dir string) (*state, error) {
 	if err != nil {
 		return nil, err
 	}
-	journal, err := enforce.OpenJournal(dir, bind)
+	journal, err := enforce.OpenJournal(dir, bind, enforce.RouteCheck(sys))
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("state folder %s: %w", dir, err), sys.Close())
 	}

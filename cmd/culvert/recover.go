@@ -35,11 +35,13 @@ new daemon does the same when it starts. After a reboot there is nothing to do.
 			return err
 		}
 		rec, err := recoverState(cmd, s)
+		w := &printer{w: cmd.OutOrStdout()}
+		if err == nil || len(rec.Restored)+len(rec.Withdrawn)+len(rec.Forgotten)+len(rec.Pending) > 0 {
+			printRecovered(w, rec)
+		}
 		if err != nil {
 			return err
 		}
-		w := &printer{w: cmd.OutOrStdout()}
-		printRecovered(w, rec)
 		if w.err == nil && len(rec.Pending) > 0 {
 			return errPending(rec)
 		}
@@ -70,7 +72,14 @@ func recoverState(cmd *cobra.Command, s config.Settings) (rec enforce.Recovered,
 	}
 	log := newLog(cmd, &s)
 	defer st.close(log)
-	return enforce.Recover(cmd.Context(), st.sys, st.journal, engineOptions(s, log))
+	for _, note := range st.journal.Notes() {
+		log.Warn(note)
+	}
+	rec, err = enforce.Recover(cmd.Context(), st.sys, st.journal, engineOptions(s, log))
+	if n := st.journal.Damaged(); n > 0 {
+		err = errors.Join(err, withCode(exitWrong, fmt.Errorf("%d lines of the journal were damaged: what they named was not given back; the routes that could be read were", n)))
+	}
+	return rec, err
 }
 
 func printRecovered(w io.Writer, rec enforce.Recovered) {

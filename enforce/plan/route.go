@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"iter"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -112,10 +113,26 @@ func packHop(h Hop) []byte {
 
 func unpackHop(s string) Hop {
 	h := Hop{Link: uint32(s[0])<<24 | uint32(s[1])<<16 | uint32(s[2])<<8 | uint32(s[3])}
-	if n := int(s[4]); n > 0 {
+	if n := int(s[4]); n <= hopSize-5 { // a leg of a damaged journal may say anything
 		h.Via, _ = netip.AddrFromSlice([]byte(s[5 : 5+n]))
 	}
 	return h
+}
+
+// Flaw says what is wrong with a route that came from a file and cannot be one,
+// or "". One that was parsed from the system's own words has none.
+func (r *Route) Flaw() string {
+	switch {
+	case !r.Dst.IsValid() || r.Dst != r.Dst.Masked():
+		return "its destination is no prefix"
+	case r.Src.IsValid() && (r.Src != r.Src.Masked() || r.Src.Addr().Is4() != r.Dst.Addr().Is4()):
+		return "its source is no prefix"
+	case r.Type > Other || r.Origin > Own:
+		return "its type is not known"
+	case r.WithHops(slices.Collect(r.Hops())...) != *r:
+		return "its legs cannot be told apart"
+	}
+	return ""
 }
 
 // Hops yields every leg, the first one first.

@@ -24,6 +24,9 @@ func FuzzRoute(f *testing.F) {
 			return
 		}
 		r.Raw = string(msg)
+		if err := new(System).CheckRoute(&r); err != nil {
+			t.Fatalf("a journal that holds it would be called damaged: %v", err)
+		}
 		sameAgain(t, "add", appendAdd(nil, msg, &r, 0), r)
 		sameAgain(t, "delete", appendDelete(nil, msg, &r), r)
 		for hop := range r.Hops() {

@@ -215,7 +215,7 @@ func (l *lab) journal(t *testing.T, dir string) *enforce.FileJournal {
 	if err != nil {
 		t.Fatal(err)
 	}
-	j, err := enforce.OpenJournal(dir, b)
+	j, err := enforce.OpenJournal(dir, b, enforce.RouteCheck(l.sys))
 	if err != nil {
 		t.Fatal(err)
 	}
