@@ -97,6 +97,7 @@ struct counter {
 	__u64 dropped; /* packets among them */
 };
 
+/* What a sender is told apart by: nothing that it can change at will, as its name is. */
 struct sender_key {
 	__u32 ifindex;
 	__u32 prefix;
@@ -109,7 +110,6 @@ struct sender_key {
 	__u8 family;
 	__u8 pad;
 	__be32 source[4]; /* forwarded packets only */
-	char comm[16];
 };
 
 struct sender {
@@ -124,6 +124,7 @@ struct sender {
 	__u16 port;
 	__u8 proto;
 	__u8 tos;
+	char comm[16]; /* the latest name */
 };
 
 struct sample {
@@ -174,6 +175,7 @@ struct settings {
 struct meter {
 	__u64 window; /* began at */
 	__u64 used;
+	__u64 firsts; /* of senders, beyond those */
 	__u64 suppressed; /* samples held back by the rate limit */
 	__u64 lost;	  /* samples that found the ring full */
 };
@@ -363,7 +365,8 @@ static __always_inline struct counter *counter_of(struct counter_key *key)
 	return bpf_map_lookup_elem(&counters, key);
 }
 
-/* metered says whether one more sample is due; the first of a sender always is. */
+/* metered says whether one more sample is due. The first ones of senders have a share of their own, so that none that was
+ * quiet until now is missed for one that talks much; it ends too, for who sends may have a new face for each packet. */
 static __always_inline bool metered(__u64 now, bool first)
 {
 	__u32 zero = 0;
@@ -374,13 +377,18 @@ static __always_inline bool metered(__u64 now, bool first)
 	if (now - m->window >= SAMPLE_WINDOW) {
 		m->window = now;
 		m->used = 0;
+		m->firsts = 0;
 	}
-	if (!first && m->used >= sample_burst) {
-		m->suppressed++;
-		return false;
+	if (m->used < sample_burst) {
+		m->used++;
+		return true;
 	}
-	m->used++;
-	return true;
+	if (first && m->firsts < sample_burst) {
+		m->firsts++;
+		return true;
+	}
+	m->suppressed++;
+	return false;
 }
 
 static __always_inline void lost_sample(void)

@@ -308,12 +308,12 @@ static __always_inline void count(struct counter_key *key, const struct sums *s)
 
 /* ---- helpers: who ---- */
 
-static __always_inline void by_owner(struct sender_key *who, const struct owner *o)
+static __always_inline void by_owner(struct sender_key *who, char *comm, const struct owner *o)
 {
 	who->origin = o->origin;
 	who->pid = o->pid;
 	who->uid = o->uid;
-	__builtin_memcpy(who->comm, o->comm, sizeof(who->comm));
+	__builtin_memcpy(comm, o->comm, sizeof(o->comm));
 }
 
 /* of_user tells a socket that a process holds from the kernel's own and from those already closed. */
@@ -333,22 +333,22 @@ static __always_inline bool of_user(struct __sk_buff *skb)
 }
 
 /* by_guess: no hook saw this socket. The running task is its sender only if it could be. */
-static __always_inline void by_guess(struct __sk_buff *skb, struct sender_key *who)
+static __always_inline void by_guess(struct __sk_buff *skb, struct sender_key *who, char *comm)
 {
 	struct owner o = {.origin = ORIGIN_TASK};
 
 	who->uid = bpf_get_socket_uid(skb);
 	if (of_user(skb) && running(&o) && o.uid == who->uid)
-		by_owner(who, &o);
+		by_owner(who, comm, &o);
 }
 
 /* by_packet_socket: these send in the sender's own system call. */
-static __always_inline void by_packet_socket(struct sender_key *who)
+static __always_inline void by_packet_socket(struct sender_key *who, char *comm)
 {
 	struct owner o = {.origin = ORIGIN_PACKET};
 
 	if (running(&o))
-		by_owner(who, &o);
+		by_owner(who, comm, &o);
 }
 
 /* owner_of finds the note on the socket, on the listener that it answers for, or on the MPTCP socket that it is part of. */
@@ -370,7 +370,7 @@ static __always_inline struct owner *owner_of(struct bpf_sock *sk)
 }
 
 /* attribute fills in who sent the packet. A forwarded one may still carry the socket of another namespace. */
-static __always_inline void attribute(struct __sk_buff *skb, const struct packet *p, struct sender_key *who)
+static __always_inline void attribute(struct __sk_buff *skb, const struct packet *p, struct sender_key *who, char *comm)
 {
 	struct bpf_sock *sk = skb->sk;
 	struct owner *o;
@@ -385,14 +385,14 @@ static __always_inline void attribute(struct __sk_buff *skb, const struct packet
 		return;
 	who->bound = sk->bound_dev_if;
 	if (sk->family == AF_PACKET) {
-		by_packet_socket(who);
+		by_packet_socket(who, comm);
 		return;
 	}
 	o = owner_of(sk);
 	if (o)
-		by_owner(who, o);
+		by_owner(who, comm, o);
 	else
-		by_guess(skb, who);
+		by_guess(skb, who, comm);
 }
 
 /* sender_of returns the sums of who, and whether they are new. */
@@ -410,7 +410,7 @@ static __always_inline struct sender *sender_of(const struct sender_key *who, __
 
 /* charge adds the packet to its sender's sums. They are shared by the CPUs, hence the atomics. */
 static __always_inline bool charge(struct __sk_buff *skb, const struct packet *p, const struct sender_key *who,
-				   const struct sums *sums, __u64 now)
+				   const char *comm, const struct sums *sums, __u64 now)
 {
 	bool fresh = false;
 	struct sender *s = sender_of(who, now, &fresh);
@@ -426,13 +426,14 @@ static __always_inline bool charge(struct __sk_buff *skb, const struct packet *p
 	s->port = p->dport;
 	s->proto = p->proto;
 	s->tos = p->tos;
+	__builtin_memcpy(s->comm, comm, sizeof(s->comm));
 	if (fresh)
 		s->cgroup = bpf_skb_cgroup_id(skb);
 	return fresh;
 }
 
 static __always_inline void tell(struct __sk_buff *skb, const struct packet *p, const struct sender_key *who,
-				 const struct sums *sums, __u64 now)
+				 const char *comm, const struct sums *sums, __u64 now)
 {
 	struct sample *s = bpf_ringbuf_reserve(&samples, sizeof(*s), 0);
 
@@ -456,7 +457,7 @@ static __always_inline void tell(struct __sk_buff *skb, const struct packet *p, 
 	s->dport = p->dport;
 	copy_address(s->source, p->source);
 	copy_address(s->dest, p->dest);
-	__builtin_memcpy(s->comm, who->comm, sizeof(s->comm));
+	__builtin_memcpy(s->comm, comm, sizeof(s->comm));
 	s->family = p->family;
 	s->proto = p->proto;
 	s->tos = p->tos;
@@ -475,6 +476,7 @@ static __always_inline int record(struct __sk_buff *skb, const struct packet *p,
 	struct counter_key key = {.ifindex = skb->ifindex, .prefix = r->id, .reason = why};
 	struct sender_key who = {.ifindex = skb->ifindex, .prefix = r->id, .reason = why, .family = p->family};
 	struct sums sums = {};
+	char comm[16] = {};
 	__u64 now;
 
 	measure(skb, p, &sums);
@@ -484,9 +486,9 @@ static __always_inline int record(struct __sk_buff *skb, const struct packet *p,
 	if (why >= REASON_EXEMPT)
 		return TC_NEXT; /* by rule no leak: seen, counted, never dropped */
 	now = bpf_ktime_get_boot_ns();
-	attribute(skb, p, &who);
-	if (metered(now, charge(skb, p, &who, &sums, now)))
-		tell(skb, p, &who, &sums, now);
+	attribute(skb, p, &who, comm);
+	if (metered(now, charge(skb, p, &who, comm, &sums, now)))
+		tell(skb, p, &who, comm, &sums, now);
 	return sums.dropped ? TC_SHOT : TC_NEXT; /* a leak: stopped, or let go as asked */
 }
 

@@ -33,6 +33,7 @@ var kinds = map[string]func(args []string) error{
 	"packet-socket":   packetSender,
 	"bound-device":    boundDevice,
 	"pktinfo":         pktinfo,
+	"many-names":      manyNames,
 }
 
 func child(kind string) {

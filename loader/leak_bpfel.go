@@ -62,6 +62,7 @@ type leakMeter struct {
 	_          structs.HostLayout
 	Window     uint64
 	Used       uint64
+	Firsts     uint64
 	Suppressed uint64
 	Lost       uint64
 }
@@ -189,6 +190,7 @@ type leakSender struct {
 	Port    uint16
 	Proto   uint8
 	Tos     uint8
+	Comm    [16]int8
 }
 
 type leakSenderKey struct {
@@ -204,7 +206,6 @@ type leakSenderKey struct {
 	Family  uint8
 	Pad     uint8
 	Source  [4]uint32
-	Comm    [16]int8
 }
 
 type leakSettings struct {

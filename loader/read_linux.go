@@ -72,7 +72,7 @@ func (w *Witness) Senders() ([]Sender, error) {
 func newSender(k *leakSenderKey, v *leakSender) Sender {
 	s := Sender{
 		Interface: int(k.Ifindex), Prefix: k.Prefix, Reason: Reason(k.Reason), Origin: Origin(k.Origin),
-		PID: int(k.Pid), UID: int(k.Uid), Comm: text(k.Comm), Cgroup: v.Cgroup,
+		PID: int(k.Pid), UID: int(k.Uid), Comm: text(v.Comm), Cgroup: v.Cgroup,
 		Bound: int(k.Bound), Ingress: int(k.Ingress),
 		Packets: v.Packets, Bytes: v.Bytes, Dropped: v.Dropped, First: wallTime(v.First), Last: wallTime(v.Last),
 		To:    netip.AddrPortFrom(address(k.Family, v.To), v.Port),

@@ -140,7 +140,7 @@ type Options struct {
 	Logger    *slog.Logger  // nil discards
 	PinDir    string        // in a BPF file system, or a directory to mount one on; "" finds one
 	NoSenders bool          // leave the machine's cgroup hooks alone: senders are guessed
-	Burst     int           // samples per CPU in 100 ms, beside the first of each sender; 0 is 64
+	Burst     int           // samples per CPU in 100 ms, and as many again of senders that are new; 0 is 64
 	Recheck   time.Duration // how often what is attached is compared with what should be; 0 is 5 s
 
 	//lint:ignore U1000 read on Linux alone
@@ -171,7 +171,7 @@ type Sender struct {
 	Origin    Origin
 	PID       int
 	UID       int
-	Comm      string
+	Comm      string     // the process's latest name, which it can change at will
 	Cgroup    uint64     // id: the inode number of its directory
 	Bound     int        // interface index of SO_BINDTODEVICE
 	Ingress   int        // Forwarded: interface index that it came in by
