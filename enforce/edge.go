@@ -69,6 +69,7 @@ func (e *Enforcer) event(ctx context.Context, ev Event) {
 		e.eventDeleted(ev)
 		return
 	}
+	e.meet(ctx, &ev)
 	v := plan.Judge(e.policy(), &ev.Route)
 	switch {
 	case ev.Answer.Delete && ev.Err == nil && v.Decision != plan.Conflict && !e.outlived(ev):
@@ -79,6 +80,20 @@ func (e *Enforcer) event(ctx context.Context, ev Event) {
 		e.removeWritten(ctx, ev, v)
 	case v.Decision == plan.Conflict && e.opt.Audit, v.Decision == plan.Report:
 		e.report(&ev.Route, v, ev)
+	}
+}
+
+// meet reads the interfaces when a route names one that came since they were read:
+// it may be one that the operator excludes, and it has a name.
+func (e *Enforcer) meet(ctx context.Context, ev *Event) {
+	for hop := range ev.Route.Hops() {
+		if hop.Link == 0 || e.link(hop.Link) != nil || !e.lookedAt.Before(ev.Seen) {
+			continue
+		}
+		if err := e.look(ctx); err != nil {
+			e.log.error("read interfaces", "err", err)
+		}
+		return
 	}
 }
 

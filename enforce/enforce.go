@@ -106,7 +106,7 @@ type Session struct {
 	Protect           []netip.Prefix `json:"protect"`
 	Exclude           []netip.Prefix `json:"exclude,omitempty"`
 	Servers           []Server       `json:"servers,omitempty"`
-	ExcludeInterfaces []string       `json:"exclude_interfaces,omitempty"` // their routes are reported, not removed
+	ExcludeInterfaces []string       `json:"exclude_interfaces,omitempty"` // names or patterns (path.Match); their routes are reported, not removed
 	OtherTable        []netip.Prefix `json:"other_table,omitempty"`        // of Protect: routed by the VPN in a table of its own
 	Rearm             bool           `json:"rearm,omitempty"`              // wait for the tunnel, and again when it vanished
 }
@@ -151,6 +151,7 @@ type Status struct {
 // SessionStatus tells of one session.
 type SessionStatus struct {
 	Tunnel        string         `json:"tunnel"`
+	Interface     string         `json:"interface,omitempty"` // its name now, when it was renamed since it was opened
 	State         State          `json:"state"`
 	Error         string         `json:"error,omitempty"`
 	Protected     []netip.Prefix `json:"protected"`
@@ -187,7 +188,7 @@ type Adder struct {
 type Incident struct {
 	ID      uint64    `json:"id"`
 	Tunnel  string    `json:"tunnel"`
-	What    string    `json:"what"` // "removed", "readded", "restored", "reported", "failed"
+	What    string    `json:"what"` // "removed", "readded", "restored", "reported", "failed", "ended"
 	Route   string    `json:"route"`
 	Reason  string    `json:"reason"`
 	By      Adder     `json:"by"`

@@ -53,6 +53,7 @@ type Enforcer struct {
 	held      []Entry   // in order of removal
 	lastID    uint64
 	baseline  bool // the policy grew since the table was last judged
+	unkept    bool // what the session store knows of a tunnel is old
 	unwritten bool // the last reading's removals could not all be written down
 	facts     Facts
 	lookedAt  time.Time // when facts were read
@@ -175,16 +176,39 @@ func (e *Enforcer) reopen() error {
 		switch {
 		case slices.ContainsFunc(e.sessions, func(o *session) bool { return o.Tunnel == k.Session.Tunnel }):
 			continue // opened anew, perhaps otherwise
-		case !isAnother(k.Link, e.link(k.Link.Index)) && e.check(k.Session, e.facts.Links) == nil:
+		case !isAnother(k.Link, e.link(k.Link.Index)) && e.checkKept(&k) == nil:
+			s.link = k.Link.Index // known by its index, though it was renamed since it was opened
 		case e.opt.OnLoss == LossGuard: // it vanished while nobody watched: go on guarding
 			s.link, s.loss = noLink, true
 		default:
+			e.notReopened(&k)
 			continue
 		}
 		e.sessions = append(e.sessions, s)
 		e.log.info("session reopened", "tunnel", k.Session.Tunnel, "guard", s.loss)
 	}
 	return nil
+}
+
+// checkKept finds what is wrong with a kept session. Its interface is there, perhaps
+// by another name than the session was opened with.
+func (e *Enforcer) checkKept(k *KeptSession) error {
+	s := k.Session
+	s.Rearm = true // its presence is known
+	return e.check(s, e.facts.Links)
+}
+
+// notReopened tells of a session that was open and is no longer: its prefixes are
+// not protected from now on.
+func (e *Enforcer) notReopened(k *KeptSession) {
+	why := "its tunnel is gone, or is another interface now"
+	if !isAnother(k.Link, e.link(k.Link.Index)) {
+		why = e.checkKept(k).Error()
+	}
+	e.log.warn("session not reopened: it is protected no longer", "tunnel", k.Session.Tunnel, "protect", k.Session.Protect, "reason", why)
+	now := time.Now()
+	e.incidents.add(Incident{Tunnel: k.Session.Tunnel, What: "ended", Path: "level", Seen: now,
+		Reason: "the session was open before the restart and could not be reopened: " + why})
 }
 
 // keepSessions writes down which sessions are open. Those that wait for their

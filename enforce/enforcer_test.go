@@ -370,7 +370,7 @@ func TestBadInputChangesNothing(t *testing.T) {
 		"both protected":      {Tunnel: "tun0", Protect: split.Protect, Exclude: split.Protect[:1]},
 		"never touched":       {Tunnel: "tun0", Protect: []netip.Prefix{pfx("169.254.7.0/24")}},
 		"host bits set":       {Tunnel: "tun0", Protect: []netip.Prefix{pfx("10.1.2.3/16")}},
-		"to exclude":          {Tunnel: "tun0", Protect: split.Protect, ExcludeInterfaces: []string{"docker9"}},
+		"docker0, br-* or":    {Tunnel: "tun0", Protect: split.Protect, ExcludeInterfaces: []string{"br-["}},
 		"not a server":        {Tunnel: "tun0", Protect: split.Protect, Servers: []enforce.Server{{Proto: "udp"}}},
 		"is not protected":    {Tunnel: "tun0", Protect: split.Protect, OtherTable: []netip.Prefix{pfx("0.0.0.0/0")}},
 		"no interface was na": {Protect: split.Protect},
@@ -564,8 +564,12 @@ func TestSessionsOutliveTheProcess(t *testing.T) {
 	})
 	before = sys.Text()
 	life(func(e *enforce.Enforcer) {
-		if st, err := e.Status(t.Context()); err != nil || len(st.Sessions) != 0 {
+		st, err := e.Status(t.Context())
+		if err != nil || len(st.Sessions) != 0 {
 			t.Errorf("another tunnel got the session of the last: %+v, %v", st, err)
+		}
+		if len(st.Incidents) != 1 || st.Incidents[0].What != "ended" || st.Incidents[0].Tunnel != "tun0" || !strings.Contains(st.Incidents[0].Reason, "another interface") {
+			t.Errorf("that the session ended is not told: %+v", st.Incidents)
 		}
 	})
 }

@@ -28,6 +28,7 @@ func newLimitedLog(l *slog.Logger) *limitedLog {
 
 func (l *limitedLog) debug(msg string, args ...any) { l.log.Debug(msg, args...) }
 func (l *limitedLog) info(msg string, args ...any)  { l.limited(msg, args...) }
+func (l *limitedLog) warn(msg string, args ...any)  { l.log.Warn(msg, args...) }
 func (l *limitedLog) error(msg string, args ...any) { l.log.Error(msg, args...) }
 
 // limited writes the line unless the second is full already; how many were

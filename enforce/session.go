@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"path"
 	"slices"
 	"time"
 
@@ -47,17 +48,20 @@ func (e *Enforcer) open(ctx context.Context, s Session) (SessionStatus, error) {
 	if err := e.check(s, facts.Links); err != nil {
 		return SessionStatus{}, err
 	}
-	i := slices.IndexFunc(e.sessions, func(o *session) bool { return o.Tunnel == s.Tunnel })
-	if i < 0 {
-		i = len(e.sessions)
-		e.sessions = append(e.sessions, &session{state: Connecting})
+	o := e.sessionNamed(s.Tunnel)
+	if o == nil {
+		o = &session{state: Connecting}
+		e.sessions = append(e.sessions, o)
 	}
-	e.sessions[i].Session = s
+	if named := linkNamed(facts.Links, s.Tunnel); named != nil && named.Index != o.link {
+		o.link = 0 // another interface has the name now, and it is the one that is meant
+	}
+	o.Session = s
 	e.log.info("session", "tunnel", s.Tunnel, "protect", s.Protect, "exclude", s.Exclude, "servers", s.Servers)
 	e.level(ctx, "session opened")
 	e.keepSessions()
-	if j := slices.IndexFunc(e.sessions, func(o *session) bool { return o.Tunnel == s.Tunnel }); j >= 0 {
-		return e.statusOf(e.sessions[j]), nil
+	if slices.Contains(e.sessions, o) {
+		return e.statusOf(o), nil
 	}
 	return SessionStatus{}, &InputError{Input: s.Tunnel, Text: "the interface vanished while the session was opened"}
 }
@@ -70,17 +74,37 @@ func (e *Enforcer) Close(ctx context.Context, tunnel string) (status SessionStat
 }
 
 func (e *Enforcer) close(ctx context.Context, tunnel string) (SessionStatus, error) {
-	i := slices.IndexFunc(e.sessions, func(o *session) bool { return o.Tunnel == tunnel })
-	if i < 0 {
+	s := e.sessionNamed(tunnel)
+	if s == nil {
 		return SessionStatus{}, fmt.Errorf("close session on %s: %w", tunnel, ErrNoSession)
 	}
-	s := e.sessions[i]
 	e.end(s)
 	e.level(ctx, "session closed")
 	e.keepSessions()
 	st := e.statusOf(s)
 	st.State = Restored
 	return st, nil
+}
+
+// sessionNamed returns the session on a tunnel, by the name that it was opened with
+// or, when its interface was renamed since, by the name that it has now.
+func (e *Enforcer) sessionNamed(tunnel string) *session {
+	for _, by := range []func(*session) bool{
+		func(s *session) bool { return s.Tunnel == tunnel },
+		func(s *session) bool { return s.link != 0 && !s.loss && s.id.Name == tunnel },
+	} {
+		if i := slices.IndexFunc(e.sessions, by); i >= 0 {
+			return e.sessions[i]
+		}
+	}
+	return nil
+}
+
+func linkNamed(links []plan.Link, name string) *plan.Link {
+	if i := slices.IndexFunc(links, func(l plan.Link) bool { return l.Name == name }); i >= 0 {
+		return &links[i]
+	}
+	return nil
 }
 
 // Sessions returns the open sessions as they were asked for.
@@ -121,26 +145,41 @@ func sortedPrefixes(in []netip.Prefix) []netip.Prefix {
 
 // check finds what is wrong with a session before anything is changed.
 func (e *Enforcer) check(s Session, links []plan.Link) error {
-	named := func(name string) bool {
-		return slices.ContainsFunc(links, func(l plan.Link) bool { return l.Name == name })
-	}
 	switch {
 	case s.Tunnel == "":
 		return &InputError{Input: "tunnel", Text: "no interface was named; give the VPN's interface"}
 	case len(s.Protect) == 0:
 		return &InputError{Input: s.Tunnel, Text: "nothing to protect was named; give at least one prefix"}
-	case !s.Rearm && !named(s.Tunnel):
+	case !s.Rearm && linkNamed(links, s.Tunnel) == nil && !e.watches(s.Tunnel):
 		return &InputError{Input: s.Tunnel, Text: "no such interface; is the VPN up?"}
 	}
-	for _, name := range s.ExcludeInterfaces {
-		if !named(name) {
-			return &InputError{Input: name, Text: "no such interface to exclude"}
+	for _, pattern := range s.ExcludeInterfaces {
+		if err := CheckInterfacePattern(pattern); err != nil {
+			return err
 		}
 	}
 	if err := checkPrefixes(s); err != nil {
 		return err
 	}
 	return e.checkTogether(s, links)
+}
+
+// CheckInterfacePattern says what is wrong with a word of ExcludeInterfaces. Whether
+// an interface matches is not asked: bridges come and go.
+func CheckInterfacePattern(pattern string) error {
+	if _, err := path.Match(pattern, ""); pattern == "" || err != nil {
+		return &InputError{Input: pattern, Text: "is neither an interface's name nor a pattern; write docker0, br-* or veth*"}
+	}
+	return nil
+}
+
+// matchesInterface reports whether one of the patterns names the interface. A name
+// is meant literally too: the kernel allows all of "*?[" in names.
+func matchesInterface(patterns []string, name string) bool {
+	return slices.ContainsFunc(patterns, func(p string) bool {
+		matched, err := path.Match(p, name)
+		return p == name || matched && err == nil
+	})
 }
 
 func checkPrefixes(s Session) error {
@@ -162,11 +201,19 @@ func checkPrefixes(s Session) error {
 	return nil
 }
 
+// watches reports whether a session's interface was opened by this name and is
+// there, under whatever name now.
+func (e *Enforcer) watches(tunnel string) bool {
+	s := e.sessionNamed(tunnel)
+	return s != nil && s.link != 0 && !s.loss && e.link(s.link) != nil
+}
+
 // checkTogether builds the policy that the session would make with the others.
 func (e *Enforcer) checkTogether(s Session, links []plan.Link) error {
 	all := []*session{{Session: s, link: 1, up: true}}
+	self := e.sessionNamed(s.Tunnel)
 	for _, o := range e.sessions {
-		if o.Tunnel != s.Tunnel {
+		if o != self {
 			all = append(all, &session{Session: o.Session, link: uint32(len(all)) + 1})
 		}
 	}
@@ -189,7 +236,7 @@ func (e *Enforcer) spec(sessions []*session, links []plan.Link) plan.Spec {
 			ps.Servers = append(ps.Servers, srv.Addr.Addr().Unmap())
 		}
 		for _, l := range links {
-			if slices.Contains(s.ExcludeInterfaces, l.Name) {
+			if matchesInterface(s.ExcludeInterfaces, l.Name) {
 				ps.KeepLinks = append(ps.KeepLinks, l.Index)
 			}
 		}
@@ -213,17 +260,18 @@ func (e *Enforcer) look(ctx context.Context) error {
 		e.follow(s)
 	}
 	e.rebuild()
+	if e.unkept {
+		e.unkept = false
+		e.keepSessions()
+	}
 	return nil
 }
 
 // follow brings a session up to its tunnel interface.
 func (e *Enforcer) follow(s *session) {
 	s.err = nil
-	i := slices.IndexFunc(e.facts.Links, func(l plan.Link) bool { return l.Name == s.Tunnel })
-	if i >= 0 {
-		l := e.facts.Links[i]
-		s.link, s.up, s.loss = l.Index, l.Up, false
-		s.id = LinkID{Index: l.Index, Name: l.Name, HW: l.HW}
+	if l := e.tunnelLink(s); l != nil {
+		e.stand(s, l)
 		return
 	}
 	had := s.link != 0
@@ -241,6 +289,34 @@ func (e *Enforcer) follow(s *session) {
 			e.keepSessions()
 		}
 	}
+}
+
+// tunnelLink returns the interface that is a session's tunnel now, or nil. One that
+// is watched already is known by its index, whatever its name has become.
+func (e *Enforcer) tunnelLink(s *session) *plan.Link {
+	if s.link != 0 && !s.loss {
+		if l := e.link(s.link); l != nil && !replaced(s.id, l) {
+			return l
+		}
+	}
+	return linkNamed(e.facts.Links, s.Tunnel)
+}
+
+// stand notes the interface that is a session's tunnel, and tells of a change.
+func (e *Enforcer) stand(s *session, l *plan.Link) {
+	was := s.id
+	watched := s.link != 0 && !s.loss
+	s.link, s.up, s.loss = l.Index, l.Up, false
+	s.id = LinkID{Index: l.Index, Name: l.Name, HW: l.HW}
+	switch {
+	case !watched || s.id == was || was == LinkID{}:
+		return
+	case was.Index != l.Index:
+		e.log.warn("the tunnel is another interface now: its session goes on there", "tunnel", s.Tunnel, "index", l.Index, "was", was.Index)
+	case was.Name != l.Name:
+		e.log.info("tunnel renamed", "tunnel", s.Tunnel, "name", l.Name, "was", was.Name)
+	}
+	e.unkept = true // a restart must know the interface by what it is now
 }
 
 // rebuild makes the policy of the sessions as they are, when it is another.

@@ -28,6 +28,9 @@ func (e *Enforcer) statusOf(s *session) SessionStatus {
 		Removed: s.removed, Readded: s.readded, Restored: s.restored,
 		Held: []HeldRoute{}, Contested: []Contest{}, Unenforceable: []string{},
 	}
+	if s.link != 0 && s.id.Name != s.Tunnel {
+		st.Interface = s.id.Name
+	}
 	if s.err != nil {
 		st.Error = s.err.Error()
 	}

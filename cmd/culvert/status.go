@@ -25,7 +25,8 @@ daemon answers.
 
   version               1
   sessions[]
-    tunnel              interface name
+    tunnel              interface name, as the session was opened with
+    interface           its name now; absent when it was not renamed
     state               connecting, enforcing, reconnecting, auditing, failed, restored
     error               why it failed; absent when it did not
     protected[]         prefixes that must leave through the tunnel
@@ -40,7 +41,8 @@ daemon answers.
                         bytes, dropped, by[] (as below)
 {{end}}  incidents[]           the last ones, oldest first
     id, tunnel          number since start; tunnel of the session
-    what                removed, readded, restored, reported, failed
+    what                removed, readded, restored, reported, failed; ended: a
+                        session that a restart could not reopen
     route, reason       in words
     by                  protocol, port (netlink, usually the process id), process
     seen, gone          RFC 3339; gone is absent while it stands

@@ -37,7 +37,11 @@ func printSessions(w io.Writer, sessions []report.Session) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "TUNNEL\tSTATE\tREMOVED\tREADDED\tRESTORED\tHELD\tPROTECTED")
 	for _, s := range sessions {
-		fmt.Fprintf(t, "%s\t%s\t%d\t%d\t%d\t%d\t%s\n", s.Tunnel, s.State, s.Removed, s.Readded, s.Restored, len(s.Held), list(s.Protected))
+		name := s.Tunnel
+		if s.Interface != "" {
+			name += " (now " + s.Interface + ")"
+		}
+		fmt.Fprintf(t, "%s\t%s\t%d\t%d\t%d\t%d\t%s\n", name, s.State, s.Removed, s.Readded, s.Restored, len(s.Held), list(s.Protected))
 	}
 	_ = t.Flush()
 }
@@ -85,7 +89,7 @@ func printIncidents(w io.Writer, all []report.Incident) {
 
 func incidentLine(in report.Incident) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s  %s %s %s", in.Seen.Format(time.TimeOnly), in.Tunnel, in.What, in.Route)
+	b.WriteString(strings.TrimRight(fmt.Sprintf("%s  %s %s %s", in.Seen.Format(time.TimeOnly), in.Tunnel, in.What, in.Route), " "))
 	if in.Reason != "" {
 		b.WriteString(": " + in.Reason)
 	}

@@ -79,6 +79,17 @@ func (t *Table) SetUp(index uint32, up bool) error {
 	return nil
 }
 
+// Rename gives an interface another name; nothing else changes.
+func (t *Table) Rename(index uint32, name string) error {
+	l := t.link(index)
+	if l == nil {
+		return ErrNoLink
+	}
+	l.Name = name
+	t.hint("link changed")
+	return nil
+}
+
 // flush takes out the routes of a link that is down or going. A multipath
 // route stays as long as one leg lives, unless the link is going for good.
 func (t *Table) flush(index uint32, going bool) {

@@ -107,7 +107,7 @@ func (t Text) check(s enforce.Session) error {
 		return &Error{t.where(Protect), "", "names no prefix; give what must leave through " + s.Tunnel + ", for example 10.0.0.0/8"}
 	}
 	for _, name := range s.ExcludeInterfaces {
-		if err := Device(t.where(ExcludeInterface), name); err != nil {
+		if err := interfacePattern(t.where(ExcludeInterface), name); err != nil {
 			return err
 		}
 		if name == s.Tunnel {
@@ -212,6 +212,18 @@ func Device(where, name string) error {
 		return &Error{where, "", "names no interface; give the tunnel's, for example tun0"}
 	case len(name) > 255 || strings.ContainsAny(name, "/\x00\n\t"):
 		return &Error{where, fmt.Sprintf("%.40q", name), "is not the name of an interface"}
+	}
+	return nil
+}
+
+// interfacePattern checks the name of an interface, or a pattern of names.
+func interfacePattern(where, word string) error {
+	if err := Device(where, word); err != nil {
+		return err
+	}
+	var input *enforce.InputError
+	if errors.As(enforce.CheckInterfacePattern(word), &input) {
+		return &Error{where, input.Input, input.Text}
 	}
 	return nil
 }

@@ -89,6 +89,7 @@ func TestParse(t *testing.T) {
 		{"the same both ways", base(func(t *Text) { t.Exclude = []string{"10.0.0.0/8"} }), "10.0.0.0/8 is both protected and excluded; remove one of the two"},
 		{"ignored range", base(func(t *Text) { t.Protect = []string{"169.254.1.0/24"} }), "169.254.1.0/24 lies inside a range that is never touched (loopback, link-local, multicast); leave it out"},
 		{"other table not protected", base(func(t *Text) { t.OtherTable = []string{"0.0.0.0/0"} }), "--other-table: 0.0.0.0/0 is not protected; protect it too, or leave it out"},
+		{"bad pattern", base(func(t *Text) { t.ExcludeInterfaces = []string{"br-["} }), "--exclude-interface: br-[ is neither an interface's name nor a pattern; write docker0, br-* or veth*"},
 		{"tunnel excluded", base(func(t *Text) { t.ExcludeInterfaces = []string{"tun0"} }), "--exclude-interface: tun0 is the tunnel itself; leave it out"},
 		{"bad server", base(func(t *Text) { t.Servers = []string{"x"} }), "--server: x names no protocol; " + serverForm},
 	}

@@ -1,0 +1,160 @@
+package enforce_test
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/culvert-project/culvert/enforce"
+	"github.com/culvert-project/culvert/enforce/enforcetest"
+	"github.com/culvert-project/culvert/enforce/plan"
+)
+
+const bridge uint32 = 7
+
+// addBridge makes a bridge inside split's protected prefix, as Docker does.
+func addBridge(t *testing.T, sys *enforcetest.System, name string) {
+	t.Helper()
+	do(t, sys, 0, func(tb *enforcetest.Table) error {
+		tb.AddLink(plan.Link{Index: bridge, Name: name, HW: "02:42:00:00:00:07", Up: true})
+		return errors.Join(tb.AddAddress(bridge, pfx("172.31.9.1/24")), tb.Add(via("172.31.10.0/24", "172.31.9.2", bridge), enforcetest.Append))
+	})
+}
+
+// TestExcludedInterfaceComesAndGoes: whether an excluded interface is there is no
+// condition for anything, and its routes stay from the first moment.
+func TestExcludedInterfaceComesAndGoes(t *testing.T) {
+	for name, word := range map[string]string{"by name": "docker0", "by pattern": "dock*"} {
+		t.Run(name, func(t *testing.T) {
+			sys := newHost(t)
+			s := split
+			s.ExcludeInterfaces = []string{word}
+			own := s
+			own.Rearm = true
+			e, _ := run(t, sys, &enforcetest.Journal{}, enforce.Options{Own: []enforce.Session{own}})
+			if st := status(t, e); st.State != enforce.Enforcing {
+				t.Fatalf("before the bridge: %+v", st)
+			}
+			open(t, e, s)
+			removed := status(t, e).Removed
+			for range 3 {
+				addBridge(t, sys, "docker0")
+				eventually(t, "its routes are reported", func() bool {
+					st, err := e.Status(t.Context())
+					return err == nil && slices.ContainsFunc(st.Incidents, func(in enforce.Incident) bool {
+						return in.What == "reported" && strings.Contains(in.Route, "172.31.9.0/24")
+					})
+				})
+				eventually(t, "they stand", func() bool {
+					return leavesBy(sys, "172.31.9.7") == bridge && leavesBy(sys, "172.31.10.7") == bridge
+				})
+				do(t, sys, 0, func(tb *enforcetest.Table) error { return tb.DeleteLink(bridge) })
+				eventually(t, "the tunnel has them again", func() bool { return leavesBy(sys, "172.31.9.7") == tun0 })
+			}
+			// What the edge took before the interface had a name came back.
+			if st := status(t, e); st.State != enforce.Enforcing || st.Removed-removed > 3 {
+				t.Errorf("%+v", st)
+			}
+		})
+	}
+}
+
+// TestNewInterfaceHasItsName: the first that is heard of an interface is a route.
+func TestNewInterfaceHasItsName(t *testing.T) {
+	sys := newHost(t)
+	e, _ := run(t, sys, &enforcetest.Journal{}, enforce.Options{})
+	open(t, e, split)
+	addBridge(t, sys, "br-new")
+	eventually(t, "both removals are told", func() bool { return status(t, e).Removed == 2 })
+	st, err := e.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, in := range st.Incidents {
+		if !strings.Contains(in.Route, "dev br-new") || strings.Contains(in.Reason, "interface 7") {
+			t.Errorf("%s: %s", in.Route, in.Reason)
+		}
+	}
+}
+
+// TestTunnelIsRenamed: a watched tunnel is its interface, whatever its name.
+func TestTunnelIsRenamed(t *testing.T) {
+	for name, kept := range map[string]bool{"a hook's session": false, "the daemon's own": true} {
+		t.Run(name, func(t *testing.T) {
+			sys := newHost(t)
+			before := sys.Text()
+			s := split
+			s.Rearm = kept
+			e, _ := run(t, sys, &enforcetest.Journal{}, enforce.Options{})
+			open(t, e, s)
+			do(t, sys, 0, func(tb *enforcetest.Table) error { return tb.Rename(tun0, "vpn0") })
+			eventually(t, "the new name is told", func() bool { return status(t, e).Interface == "vpn0" })
+			if st := status(t, e); st.Tunnel != "tun0" || st.State != enforce.Enforcing {
+				t.Errorf("%+v", st)
+			}
+			add(t, sys, via("172.31.5.0/24", "192.168.1.66", eth0))
+			eventually(t, "an attack is answered", func() bool { return leavesBy(sys, "172.31.5.1") == tun0 })
+			open(t, e, s) // the hook again, by the old name
+			byNew := s
+			byNew.Tunnel = "vpn0"
+			if st := open(t, e, byNew); st.Tunnel != "vpn0" || st.State != enforce.Enforcing {
+				t.Errorf("opened by the new name: %+v", st)
+			}
+			open(t, e, byNew)
+			do(t, sys, 0, func(tb *enforcetest.Table) error { return tb.Rename(tun0, "tun0") })
+			eventually(t, "and renamed back", func() bool { return status(t, e).Interface == "tun0" })
+			if _, err := e.Close(t.Context(), "tun0"); err != nil {
+				t.Error(err)
+			}
+			do(t, sys, 0, func(tb *enforcetest.Table) error { return tb.Rename(tun0, "tun0") })
+			if sys.Text() != before {
+				t.Errorf("after the end:\n%s", sys.Text())
+			}
+		})
+	}
+}
+
+// TestRenamedTunnelVanishes: by its index it is gone, whoever has its name.
+func TestRenamedTunnelVanishes(t *testing.T) {
+	sys := newHost(t)
+	e, _ := run(t, sys, &enforcetest.Journal{}, enforce.Options{})
+	open(t, e, split)
+	do(t, sys, 0, func(tb *enforcetest.Table) error { return tb.Rename(tun0, "vpn0") })
+	eventually(t, "the new name is told", func() bool { return status(t, e).Interface == "vpn0" })
+	do(t, sys, 0, func(tb *enforcetest.Table) error { return tb.DeleteLink(tun0) })
+	eventually(t, "the session ends", func() bool {
+		st, err := e.Status(t.Context())
+		return err == nil && len(st.Sessions) == 0
+	})
+}
+
+// TestRenamedTunnelIsReopened: the next process finds it by what it is now.
+func TestRenamedTunnelIsReopened(t *testing.T) {
+	sys := newHost(t)
+	dir := t.TempDir()
+	life := func(f func(e *enforce.Enforcer)) {
+		j, err := enforce.OpenJournal(dir, enforce.Binding{Boot: "b", Namespace: "net:[1]"}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer j.Close()
+		e, stop := run(t, sys, j, enforce.Options{Sessions: j})
+		f(e)
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+	}
+	s := split
+	s.ExcludeInterfaces = []string{"docker0"} // away at the restart: no reason to give the session up
+	life(func(e *enforce.Enforcer) {
+		open(t, e, s)
+		do(t, sys, 0, func(tb *enforcetest.Table) error { return tb.Rename(tun0, "vpn0") })
+		eventually(t, "the new name is told", func() bool { return status(t, e).Interface == "vpn0" })
+	})
+	life(func(e *enforce.Enforcer) {
+		if st := status(t, e); st.State != enforce.Enforcing || st.Interface != "vpn0" {
+			t.Errorf("after a restart: %+v", st)
+		}
+	})
+}
