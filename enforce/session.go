@@ -117,6 +117,9 @@ func (e *Enforcer) Sessions(ctx context.Context) (out []Session, err error) {
 	return out, err
 }
 
+// Pinholes returns the host routes that keep the transports alive now.
+func (e *Enforcer) Pinholes() []netip.Prefix { return slices.Clone(e.policy().Spec().Pinholes) }
+
 // end takes a session out of the policy. What it held comes back with the next
 // level pass.
 func (e *Enforcer) end(s *session) {
@@ -172,6 +175,9 @@ func CheckInterfacePattern(pattern string) error {
 	}
 	return nil
 }
+
+// Excludes reports whether the session leaves an interface of this name alone.
+func (s *Session) Excludes(name string) bool { return matchesInterface(s.ExcludeInterfaces, name) }
 
 // matchesInterface reports whether one of the patterns names the interface. A name
 // is meant literally too: the kernel allows all of "*?[" in names.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -51,6 +52,8 @@ func (e *fakeEngine) Close(_ context.Context, tunnel string) (enforce.SessionSta
 }
 
 func (e *fakeEngine) Sessions(context.Context) ([]enforce.Session, error) { return nil, nil }
+
+func (e *fakeEngine) Pinholes() []netip.Prefix { return nil }
 
 func (e *fakeEngine) Status(context.Context) (report.Status, error) {
 	return report.Status{Witness: report.Witness{Mode: report.Off, Reason: "a test"}}, nil

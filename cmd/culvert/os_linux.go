@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/culvert-project/culvert/cmd/culvert/internal/witness"
 	"github.com/culvert-project/culvert/enforce"
 	"github.com/culvert-project/culvert/enforce/rtnl"
 )
@@ -42,24 +44,36 @@ func permitted() error {
 }
 
 func (l linux) lookup(ctx context.Context, q query) (answer, error) {
-	got, err := l.Lookup(ctx, rtnl.Query{Dst: q.dst, TOS: q.tos, Mark: q.mark, UID: q.uid, Link: q.device})
+	got, err := l.Lookup(ctx, rtnl.Query{Dst: q.dst, Src: q.src, TOS: q.tos, Mark: q.mark, UID: q.uid, Link: q.device, Proto: q.proto, Port: q.port})
 	if err != nil {
 		return answer{}, err
 	}
-	a := answer{route: got.Route, table: rtnl.TableName(got.Table), refused: got.Err}
+	a := answer{route: got.Route, onLink: got.OnLink, refused: got.Err}
 	a.route.Type = got.Type
-	rules, err := l.Rules(ctx)
+	if got.OnLink {
+		return a, nil
+	}
+	table := ""
+	if got.Err == nil {
+		table = rtnl.TableName(got.Table)
+		a.table = table
+	}
+	rules, err := l.rules(ctx, q.dst)
 	if err != nil {
 		return answer{}, err
 	}
-	family := uint8(4)
-	if q.dst.Is6() {
-		family = 6
-	}
+	p := witness.Packet{Dst: q.dst, Src: q.src, Proto: q.proto, Port: q.port, TOS: q.tos, Mark: q.mark, UID: int(q.uid), Device: q.device}
+	a.rule, a.unless = witness.Deciding(rules, table, got.Route.Dst.Bits(), &p)
+	return a, nil
+}
+
+// rules returns the policy rules of an address's family.
+func (l linux) rules(ctx context.Context, dst netip.Addr) (out []witness.Rule, err error) {
+	rules, err := l.Rules(ctx)
 	for _, r := range rules {
-		if r.Family == family && r.Table == got.Table {
-			a.rules = append(a.rules, r.Text)
+		if (r.Family == 6) == dst.Is6() {
+			out = append(out, witness.Rule{Priority: r.Priority, Table: ruleTable(r), Text: r.Text})
 		}
 	}
-	return a, nil
+	return out, err
 }

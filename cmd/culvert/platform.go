@@ -60,7 +60,7 @@ func (p *platform) help(text string) string {
 }
 
 // flagsOfRules ask for routing rules or for further tables.
-var flagsOfRules = [...]string{"other-table", "tos", "mark", "uid", "device"}
+var flagsOfRules = [...]string{"other-table", "tos", "mark", "uid", "device", "from"}
 
 // flagsOfWitness ask for the witness of packets.
 var flagsOfWitness = [...]string{"on-loss", "on-leak", "guard-for", "witness"}

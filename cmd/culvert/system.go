@@ -20,16 +20,21 @@ type system interface {
 // query is a packet to ask about.
 type query struct {
 	dst    netip.Addr
+	src    netip.Addr // zero: the system chooses
 	tos    uint8
 	mark   uint32
 	uid    uint32
 	device string // the socket is bound to it, or ""
+	proto  uint8  // 0: not given
+	port   uint16
 }
 
 // answer is what becomes of it.
 type answer struct {
 	route   plan.Route
 	table   string // by name where it has one
-	rules   []string
+	rule    string // that decided, "" where the system has none
+	unless  []string
+	onLink  bool  // no route leads there, but the socket's interface is taken to
 	refused error // what a sender is told when there is no way, or nil
 }

@@ -14,7 +14,8 @@ func wayOf(ctx context.Context, sys system, name func(int) string, p witness.Pac
 	if !ok {
 		return witness.Way{}, errWay
 	}
-	got, err := l.Lookup(ctx, rtnl.Query{Dst: p.Dst, TOS: p.TOS, Mark: p.Mark, UID: uint32(max(0, p.UID)), Link: p.Device})
+	q := rtnl.Query{Dst: p.Dst, TOS: p.TOS, Mark: p.Mark, UID: uint32(max(0, p.UID)), Link: p.Device, Proto: p.Proto, Port: p.Port}
+	got, err := l.Lookup(ctx, q)
 	if err != nil {
 		return witness.Way{}, err
 	}
@@ -27,16 +28,8 @@ func wayOf(ctx context.Context, sys system, name func(int) string, p witness.Pac
 			way.Links = append(way.Links, int(hop.Link))
 		}
 	}
-	rules, err := l.Rules(ctx)
-	if err != nil {
-		return way, err
-	}
-	for _, r := range rules {
-		if (r.Family == 6) == p.Dst.Is6() {
-			way.Rules = append(way.Rules, witness.Rule{Priority: r.Priority, Table: ruleTable(r), Text: r.Text})
-		}
-	}
-	return way, nil
+	way.Rules, err = l.rules(ctx, p.Dst)
+	return way, err
 }
 
 func ruleTable(r rtnl.Rule) string {

@@ -77,7 +77,14 @@ const (
 	fraOif            = 17
 	fraL3mdev         = 19
 	fraUIDRange       = 20
+	fraProtocol       = 21
 	fraIPProto        = 22
+	fraSport          = 23
+	fraDport          = 24
+	fraPad            = 18
+	fraGoto           = 4
+	fraFlow           = 11
+	fraSuppressGroup  = 13
 	fibRuleInvert     = 2
 	actionToTable     = 1
 )
@@ -143,10 +150,17 @@ func (p *ruleText) take(a attr) {
 		add("uidrange", uidRange(a.value))
 	case fraIPProto:
 		add("ipproto", number(uint32(first(a.value))))
+	case fraSport:
+		add("sport", portRange(a.value))
+	case fraDport:
+		add("dport", portRange(a.value))
 	case fraSuppressPrefix:
 		if n := u32(a.value); n != ^uint32(0) {
 			add("suppress_prefixlength", number(n))
 		}
+	case fraProtocol, fraPad, fraGoto, fraFlow, fraSuppressGroup: // they choose no packet
+	default: // a selector that is newer than this program
+		add("attribute", number(uint32(a.typ)))
 	}
 }
 
@@ -205,6 +219,17 @@ func uidRange(b []byte) string {
 		return "?"
 	}
 	return number(native.Uint32(b)) + "-" + number(native.Uint32(b[4:]))
+}
+
+func portRange(b []byte) string {
+	if len(b) < 4 {
+		return "?"
+	}
+	from, to := number(uint32(native.Uint16(b))), number(uint32(native.Uint16(b[2:])))
+	if from == to {
+		return from
+	}
+	return from + "-" + to
 }
 
 func first(b []byte) uint8 {

@@ -40,6 +40,10 @@ func (f *fakeEngine) Close(_ context.Context, tunnel string) (enforce.SessionSta
 	return enforce.SessionStatus{Tunnel: tunnel, State: enforce.Restored}, nil
 }
 
+func (f *fakeEngine) Pinholes() []netip.Prefix {
+	return []netip.Prefix{netip.MustParsePrefix("192.168.1.1/32")}
+}
+
 func (f *fakeEngine) Sessions(context.Context) ([]enforce.Session, error) {
 	return []enforce.Session{{Tunnel: "tun0"}}, nil
 }

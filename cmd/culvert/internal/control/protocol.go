@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 
 	"github.com/culvert-project/culvert/cmd/culvert/internal/report"
 	"github.com/culvert-project/culvert/enforce"
@@ -64,6 +65,8 @@ type Response struct {
 	Session *enforce.SessionStatus `json:"session,omitempty"`
 	Status  *report.Status         `json:"status,omitempty"`
 	Policy  []enforce.Session      `json:"policy,omitempty"`
+
+	Pinholes []netip.Prefix `json:"pinholes,omitempty"` // of policy: host routes that keep the transports alive
 
 	Leaks    *report.Leaks    `json:"leaks,omitempty"`   // of leaks; nil when nothing is measured
 	Witness  *report.Witness  `json:"witness,omitempty"` // of leaks

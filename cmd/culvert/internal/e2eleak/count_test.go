@@ -28,6 +28,22 @@ var findings = []struct {
 		speech: speech{dst: "172.31.1.10", uid: 65534}, mechanism: "rule", why: "to 172.31.1.0/24 lookup 100"},
 	{name: "rule for a user", set: ruleTo("uidrange 65534-65534"),
 		speech: speech{dst: "172.31.1.10", uid: 65534}, mechanism: "rule", why: "uidrange 65534-65534 lookup 100"},
+	{name: "rule for a source", set: ruleTo("from 10.77.0.20"),
+		speech: speech{dst: "172.31.1.10", src: "10.77.0.20", uid: 65534}, mechanism: "rule", why: "from 10.77.0.20/32 lookup 100"},
+	{name: "rule for a mark, IPv6", set: ruleTo("fwmark 0x2a"),
+		speech: speech{dst: "fd31:0:0:1::10", mark: 42, uid: 0}, mechanism: "rule", why: "fwmark 0x2a"},
+	{name: "rule for a destination, IPv6", set: ruleTo("to fd31:0:0:1::/64"),
+		speech: speech{dst: "fd31:0:0:1::10", uid: 65534}, mechanism: "rule", why: "to fd31:0:0:1::/64 lookup 100, fd31::/48 via fd77::66 dev eth0"},
+	{name: "rule for a user, IPv6", set: ruleTo("uidrange 65534-65534"),
+		speech: speech{dst: "fd31:0:0:1::10", uid: 65534}, mechanism: "rule", why: "uidrange 65534-65534 lookup 100"},
+	{name: "rule for a source, IPv6", set: ruleTo("from fd77::20"),
+		speech: speech{dst: "fd31:0:0:1::10", src: "fd77::20", uid: 65534}, mechanism: "rule", why: "from fd77::20/128 lookup 100"},
+	{name: "rule for a protocol, IPv6", set: ruleTo("ipproto udp"),
+		speech: speech{dst: "fd31:0:0:1::10", uid: 65534}, mechanism: "rule", why: "ipproto 17 lookup 100"},
+	{name: "packet socket, IPv6",
+		speech: speech{dst: "fd31:0:0:1::10", device: "eth0", packet: "lan"}, mechanism: "packet", why: "packet socket"},
+	{name: "interface chosen for each packet, IPv6",
+		speech: speech{dst: "fd31:0:0:1::10", device: "eth0", choose: true, uid: 65534}, mechanism: "in-flight", why: "IP_PKTINFO"},
 	{name: "packet socket",
 		speech: speech{dst: "172.31.1.10", device: "eth0", packet: "lan"}, mechanism: "packet", why: "packet socket"},
 	{name: "interface chosen for each packet", set: onLink,
@@ -47,16 +63,28 @@ func onLink(t *testing.T, s *stub) {
 func ruleTo(selector string) func(*testing.T, *stub) {
 	return func(t *testing.T, s *stub) {
 		s.Client.IP(t, "route add 172.31.0.0/16 via 10.77.0.66 table 100")
-		s.Client.IP(t, "rule add pref 100 "+selector+" lookup 100")
+		s.Client.IP(t, "-6 route add fd31::/48 via fd77::66 table 100")
+		for _, family := range families(selector) {
+			s.Client.IP(t, family+" rule add pref 100 "+selector+" lookup 100")
+		}
 	}
+}
+
+// families are those that a rule's selector can be of.
+func families(selector string) []string {
+	switch _, addr, ok := strings.Cut(selector, " "); {
+	case ok && strings.Contains(addr, ":"):
+		return []string{"-6"}
+	case ok && strings.Contains(addr, "."):
+		return []string{"-4"}
+	}
+	return []string{"-4", "-6"}
 }
 
 // container makes a namespace behind the client, whose traffic a rule leads past
 // the tunnel.
 func container(t *testing.T, s *stub) {
 	ruleTo("iif cont0")(t, s)
-	s.Client.IP(t, "-6 route add fd31::/48 via fd77::66 table 100")
-	s.Client.IP(t, "-6 rule add pref 100 iif cont0 lookup 100")
 	s.LAN.IP(t, "-6 route add fd19::/64 via fd77::20")
 	s.Client.Forward(t)
 	c := testenv.Namespace(t, "container")

@@ -29,6 +29,7 @@ type speech struct {
 	mark   int
 	packet string // hardware address: by a packet socket on the device
 	choose bool   // choose the device by an ancillary message, packet by packet
+	src    string // bind to this address
 	uid    uint32
 }
 
@@ -41,7 +42,7 @@ func (s speech) args() []string {
 	return []string{
 		"-dst", s.dst, "-count", fmt.Sprint(s.count), "-pause", s.pause.String(),
 		"-device", s.device, "-mark", fmt.Sprint(s.mark), "-packet", s.packet,
-		fmt.Sprintf("-choose=%t", s.choose),
+		fmt.Sprintf("-choose=%t", s.choose), "-src", s.src,
 	}
 }
 
@@ -82,6 +83,7 @@ func talk(args []string) error {
 	mark := f.Int("mark", 0, "")
 	packet := f.String("packet", "", "")
 	choose := f.Bool("choose", false, "")
+	src := f.String("src", "", "")
 	if err := f.Parse(args); err != nil {
 		return err
 	}
@@ -96,7 +98,7 @@ func talk(args []string) error {
 	case *choose:
 		send, err = chooser(*device, to)
 	default:
-		send, err = udpSender(*device, *mark, to)
+		send, err = udpSender(*device, *src, *mark, to)
 	}
 	if err != nil {
 		return err
@@ -133,12 +135,8 @@ func refused(err error) bool {
 	return false
 }
 
-func udpSender(device string, mark int, to netip.Addr) (func([]byte) error, error) {
-	family := unix.AF_INET
-	var sa unix.Sockaddr = &unix.SockaddrInet4{Port: port, Addr: addr4(to)}
-	if to.Is6() {
-		family, sa = unix.AF_INET6, &unix.SockaddrInet6{Port: port, Addr: to.As16()}
-	}
+func udpSender(device, src string, mark int, to netip.Addr) (func([]byte) error, error) {
+	family, sa := familyOf(to), sockaddr(netip.AddrPortFrom(to, port))
 	fd, err := unix.Socket(family, unix.SOCK_DGRAM, 0)
 	if err != nil {
 		return nil, err
@@ -153,6 +151,11 @@ func udpSender(device string, mark int, to netip.Addr) (func([]byte) error, erro
 			return nil, err
 		}
 	}
+	if from, err := netip.ParseAddr(src); err == nil {
+		if err := unix.Bind(fd, sockaddr(netip.AddrPortFrom(from, 0))); err != nil {
+			return nil, err
+		}
+	}
 	return func(b []byte) error { return unix.Sendto(fd, b, 0, sa) }, nil
 }
 
@@ -162,23 +165,33 @@ func chooser(device string, to netip.Addr) (func([]byte) error, error) {
 	if err != nil {
 		return nil, err
 	}
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+	fd, err := unix.Socket(familyOf(to), unix.SOCK_DGRAM, 0)
 	if err != nil {
 		return nil, err
 	}
-	oob := unix.PktInfo4(&unix.Inet4Pktinfo{Ifindex: int32(i.Index)})
-	sa := &unix.SockaddrInet4{Port: port, Addr: addr4(to)}
+	oob := unix.PktInfo6(&unix.Inet6Pktinfo{Ifindex: uint32(i.Index)})
+	if to.Is4() {
+		oob = unix.PktInfo4(&unix.Inet4Pktinfo{Ifindex: int32(i.Index)})
+	}
+	sa := sockaddr(netip.AddrPortFrom(to, port))
 	return func(b []byte) error { return unix.Sendmsg(fd, b, oob, sa, 0) }, nil
 }
 
-func addr4(a netip.Addr) (b [4]byte) {
+func familyOf(a netip.Addr) int {
 	if a.Is4() {
-		b = a.As4()
+		return unix.AF_INET
 	}
-	return b
+	return unix.AF_INET6
 }
 
-// packetSender makes IPv4 packets by hand and sends them by a packet socket.
+func sockaddr(a netip.AddrPort) unix.Sockaddr {
+	if a.Addr().Is4() {
+		return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
+	}
+	return &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
+}
+
+// packetSender makes packets by hand and sends them by a packet socket.
 func packetSender(device, to string, dst netip.Addr) (func([]byte) error, error) {
 	i, err := net.InterfaceByName(device)
 	if err != nil {
@@ -192,9 +205,13 @@ func packetSender(device, to string, dst netip.Addr) (func([]byte) error, error)
 	if err != nil {
 		return nil, err
 	}
-	sa := &unix.SockaddrLinklayer{Protocol: 0x0008, Ifindex: i.Index, Halen: 6}
+	protocol, frame := uint16(0x0008), ipv4 // in the order of the network
+	if dst.Is6() {
+		protocol, frame = 0xdd86, ipv6
+	}
+	sa := &unix.SockaddrLinklayer{Protocol: protocol, Ifindex: i.Index, Halen: 6}
 	copy(sa.Addr[:], hw)
-	return func(b []byte) error { return unix.Sendto(fd, ipv4(dst, b), 0, sa) }, nil
+	return func(b []byte) error { return unix.Sendto(fd, frame(dst, b), 0, sa) }, nil
 }
 
 func ipv4(dst netip.Addr, payload []byte) []byte {
@@ -208,6 +225,16 @@ func ipv4(dst netip.Addr, payload []byte) []byte {
 	sum = ^(sum&0xffff + sum>>16)
 	b[10], b[11] = byte(sum>>8), byte(sum)
 	udp := []byte{port >> 8, port & 0xff, port >> 8, port & 0xff, byte((size - 20) >> 8), byte(size - 20), 0, 0}
+	return append(append(b, udp...), payload...)
+}
+
+// ipv6 has no checksum in the datagram: nobody here looks at it.
+func ipv6(dst netip.Addr, payload []byte) []byte {
+	size := 8 + len(payload)
+	b := []byte{0x60, 0, 0, 0, byte(size >> 8), byte(size), unix.IPPROTO_UDP, 64}
+	b = append(b, netip.MustParseAddr("fd77::20").AsSlice()...)
+	b = append(b, dst.AsSlice()...)
+	udp := []byte{port >> 8, port & 0xff, port >> 8, port & 0xff, byte(size >> 8), byte(size), 0, 0}
 	return append(append(b, udp...), payload...)
 }
 

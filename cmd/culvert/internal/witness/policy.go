@@ -38,7 +38,13 @@ type policy struct {
 // compile makes a policy. Of sessions whose tunnel is away it drops while free
 // says that the guard still holds them.
 func compile(p enforce.Protection, want Rules, free func(tunnel string) bool) policy {
-	b := builder{lines: map[netip.Prefix][]loader.Prefix{}, owners: map[uint32]owner{}}
+	pol, _ := build(p, want, free)
+	return pol
+}
+
+// build is compile, with the lines as they were collected.
+func build(p enforce.Protection, want Rules, free func(tunnel string) bool) (policy, *builder) {
+	b := &builder{lines: map[netip.Prefix][]loader.Prefix{}, owners: map[uint32]owner{}}
 	for _, r := range plan.IgnoredRanges() {
 		b.pass(r, loader.Ignored)
 	}
@@ -53,7 +59,7 @@ func compile(p enforce.Protection, want Rules, free func(tunnel string) bool) po
 	}
 	b.servers(p.Sessions)
 	b.pinholes(p.Pinholes)
-	return policy{b.config(p.Sessions, want), b.owners}
+	return policy{b.config(p.Sessions, want), b.owners}, b
 }
 
 // sorted brings sessions into an order that a restart does not change, so that

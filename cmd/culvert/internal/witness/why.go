@@ -29,6 +29,7 @@ type Packet struct {
 	UID      int    // -1 when no process is known
 	Device   string // SO_BINDTODEVICE
 	Ingress  string // interface that it came in by, when forwarded
+	Port     uint16 // where it goes; 0 is not known
 }
 
 // Way is the system's answer.
@@ -110,7 +111,7 @@ func explain(ctx context.Context, sys System, s *seen) cause {
 }
 
 func (s *seen) packet(sys System) Packet {
-	p := Packet{Dst: s.to.Addr(), Src: s.src, Proto: s.proto, TOS: s.tos, Mark: s.mark, UID: s.id.uid}
+	p := Packet{Dst: s.to.Addr(), Src: s.src, Proto: s.proto, Port: s.to.Port(), TOS: s.tos, Mark: s.mark, UID: s.id.uid}
 	if s.id.origin == loader.Unowned || s.id.origin == loader.Forwarded {
 		p.UID = -1
 	}
