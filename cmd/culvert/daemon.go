@@ -139,7 +139,10 @@ func (d *daemon) run(ctx context.Context, l *control.Listener) error {
 	defer stopEngine()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	server := control.Server{Engine: d.engine, Log: d.log, Daemon: control.Daemon{PID: os.Getpid(), Program: version(), Audit: d.settings.Audit}}
+	server := control.Server{Engine: d.engine, Log: d.log, Daemon: control.Daemon{PID: os.Getpid(), Program: version(), Audit: d.settings.Audit, Notes: d.settings.Notes()}}
+	for _, note := range d.settings.Notes() {
+		d.log.Warn(note)
+	}
 	enforcing := start(func() error { return d.engine.Run(engineCtx) })
 	answering := start(func() error { return server.Serve(ctx, l) })
 	d.begin(ctx, enforcing)

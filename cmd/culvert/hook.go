@@ -115,7 +115,7 @@ func (h *hook) up(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	st, err := openSession(ctx, h.socket, s)
+	st, _, err := openSession(ctx, h.socket, s)
 	if err != nil {
 		return err
 	}

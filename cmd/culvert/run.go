@@ -32,7 +32,8 @@ had, and "culvert status" says so.
 
   --on-leak count     leaks are counted and let go
   --on-leak drop      leaks are counted and dropped. kill -9 of the daemon does
-                      not end that, SIGTERM does. Needs the witness.
+                      not end that; SIGTERM does, and so does the end of the
+                      tunnel, where --on-loss guard goes on. Needs the witness.
   --on-loss restore   a tunnel that vanishes ends its session
   --on-loss guard     while it is away conflicting routes stay out and what it
                       protected is dropped, also when the daemon is killed or

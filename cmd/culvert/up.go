@@ -41,24 +41,33 @@ has vanished.
 		if err != nil {
 			return err
 		}
-		st, err := openSession(cmd.Context(), socket, s)
+		st, notes, err := openSession(cmd.Context(), socket, s)
 		if err != nil {
 			return err
 		}
-		return sayOpened(cmd.OutOrStdout(), s, st)
+		err = sayOpened(cmd.OutOrStdout(), s, st)
+		for _, note := range notes {
+			err = errors.Join(err, say(cmd.ErrOrStderr(), "culvert: %s\n", note))
+		}
+		return err
 	}
 	return cmd
 }
 
-func openSession(ctx context.Context, socket string, s enforce.Session) (enforce.SessionStatus, error) {
+// openSession opens a session of the daemon, and returns what to know of the
+// daemon's settings besides.
+func openSession(ctx context.Context, socket string, s enforce.Session) (st enforce.SessionStatus, notes []string, err error) {
 	resp, err := control.Ask(ctx, socket, control.Request{Op: control.Open, Session: &s})
 	if err != nil {
-		return enforce.SessionStatus{}, err
+		return st, nil, err
 	}
 	if resp.Session == nil {
-		return enforce.SessionStatus{}, errAnswer
+		return st, nil, errAnswer
 	}
-	return *resp.Session, nil
+	if resp.Daemon != nil { // a daemon of an earlier version names itself elsewhere alone
+		notes = resp.Daemon.Notes
+	}
+	return *resp.Session, notes, nil
 }
 
 // errAnswer: the daemon left out what was asked for.

@@ -60,6 +60,15 @@ func (s *Settings) Drops() bool {
 	return !s.Audit && (s.OnLeak == LeakDrop || s.OnLoss == enforce.LossGuard)
 }
 
+// Notes are what a person should know of settings that are right, and less than
+// they may seem: one sentence each.
+func (s *Settings) Notes() []string {
+	if !s.Audit && s.OnLeak == LeakDrop && s.OnLoss != enforce.LossGuard {
+		return []string{"drop ends with the tunnel; --on-loss guard keeps it"}
+	}
+	return nil
+}
+
 // Check finds settings that contradict each other.
 func (s *Settings) Check() error {
 	switch {

@@ -61,7 +61,7 @@ type Request struct {
 type Response struct {
 	Version int                    `json:"version"`
 	Error   *Error                 `json:"error,omitempty"`
-	Daemon  *Daemon                `json:"daemon,omitempty"`
+	Daemon  *Daemon                `json:"daemon,omitempty"` // of ping, open, status and watch
 	Session *enforce.SessionStatus `json:"session,omitempty"`
 	Status  *report.Status         `json:"status,omitempty"`
 	Policy  []enforce.Session      `json:"policy,omitempty"`
@@ -79,6 +79,8 @@ type Daemon struct {
 	PID     int    `json:"pid"`
 	Program string `json:"program"` // its version
 	Audit   bool   `json:"audit,omitempty"`
+
+	Notes []string `json:"notes,omitempty"` // what to know of its settings when a session is opened
 }
 
 // Code says what kind of error a response carries.

@@ -141,6 +141,7 @@ func (s *Server) do(ctx context.Context, req Request) (resp Response, err error)
 	case Ping:
 		resp.Daemon = &s.Daemon
 	case Open:
+		resp.Daemon = &s.Daemon
 		resp.Session, err = pointer(s.Engine.Open(ctx, *req.Session))
 	case Close:
 		resp.Session, err = pointer(s.Engine.Close(ctx, req.Tunnel))
