@@ -9,26 +9,29 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 LDFLAGS := -s -w -buildid= -X main.tag=$(VERSION)
 BUILD   := CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
 TOOLS   := gcc libc6-dev clang-19 llvm-14 zip
+VM      := qemu-system-x86 mmdebstrap e2fsprogs debian-archive-keyring
 OTHERS  := darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
 
 export CULVERT_BIN := $(CURDIR)/bin/culvert
 
-.PHONY: demo test build deps lint cross kernel kernels generate generated bench vuln dist dist-check clean
+.PHONY: demo test build deps vm-deps lint cross kernel kernels vm vm-quick generate generated bench vuln dist dist-check clean
 
 demo: deps build
 	go run ./testenv/demo
 
 # The checks that fail fastest come first.
-test: deps build lint generated cross kernel vuln
+test: deps build lint generated cross vm-quick kernel vuln
 
 build:
 	mkdir -p bin
 	$(BUILD) -o bin/culvert ./cmd/culvert
 
 # What the tests, the demo and the generator run, from Debian's packages.
-deps:
+deps: PACKAGES = $(TOOLS) $$(cat testenv/packages.txt)
+vm-deps: PACKAGES = $(VM)
+deps vm-deps:
 	@missing=(); \
-	for p in $(TOOLS) $$(cat testenv/packages.txt); do \
+	for p in $(PACKAGES); do \
 		dpkg-query -W -f='$${Status}' "$$p" 2>/dev/null | grep -q 'ok installed' || missing+=("$$p"); \
 	done; \
 	[ $${#missing[@]} -eq 0 ] && exit 0; \
@@ -39,6 +42,8 @@ lint:
 	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "gofmt would change: $$out"; exit 1; }
 	go vet ./...
 	go tool staticcheck ./...
+	go vet -tags vm ./testenv/vm/...
+	go tool staticcheck -tags vm ./testenv/vm/...
 
 # Every package and every test must build, vet and be clean on the other systems.
 cross:
@@ -67,6 +72,16 @@ kernel: build
 # hour. testenv/kernels/run.sh takes single suites.
 kernels:
 	testenv/kernels/run.sh
+
+# The program under systemd, with real VPN programs under their own units, in a
+# Debian machine that QEMU emulates: about five minutes, and the first time some
+# more, for its image. vm-quick is the part that make test runs, with a smaller
+# image. CASES=TestUnit takes those that match.
+vm: build vm-deps
+	go run ./testenv/vm -run '$(or $(CASES),.)'
+
+vm-quick: build vm-deps
+	go run ./testenv/vm -quick -run '$(or $(CASES),.)'
 
 generate:
 	go generate ./loader

@@ -48,6 +48,9 @@ type Lab struct {
 
 // LabOptions change a [Lab]. The zero value is the lab as drawn.
 type LabOptions struct {
+	// Client is used as the client's namespace instead of a new one. It must
+	// have no eth0, and the lab's eth0 in it goes with the lab.
+	Client *NS
 	// Unconfigured leaves the client's eth0 up but without addresses and
 	// routes, for DHCP and router advertisements. It accepts both in full.
 	Unconfigured bool
@@ -93,9 +96,12 @@ func NewLab(t TB, opts LabOptions) *Lab {
 	t.Helper()
 	Require(t, Root, IPRoute)
 	l := &Lab{
-		Client: Namespace(t, "client"), LAN: Namespace(t, "lan"), Attacker: Namespace(t, "attacker"),
+		Client: opts.Client, LAN: Namespace(t, "lan"), Attacker: Namespace(t, "attacker"),
 		Router: Namespace(t, "router"), Server: Namespace(t, "server"), Target: Namespace(t, "target"),
 		opts: opts,
+	}
+	if l.Client == nil {
+		l.Client = Namespace(t, "client")
 	}
 	l.cable(t)
 	l.route(t)

@@ -24,7 +24,10 @@ SIGTERM, SIGINT and SIGHUP: every removed route is restored, then the daemon
 exits with 0. A second signal ends it at once; the journal in the state folder
 knows what is still out, and "culvert recover" gives it back.
 
-{{if .Witness}}The witness (eBPF) counts every packet that leaves outside its tunnel all
+{{if .Witness}}SIGUSR2 hands over to a daemon that is started next, as "systemctl restart" does:
+this one exits with 0, and routes, drops and guards stay as they are until then.
+
+The witness (eBPF) counts every packet that leaves outside its tunnel all
 the same, by whatever way, and says who sent it ("culvert leaks"). It needs root,
 or CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN; CAP_SYS_ADMIN too for a guard where no
 BPF file system is mounted. --witness auto goes without it where it cannot be
@@ -32,8 +35,9 @@ had, and "culvert status" says so.
 
   --on-leak count     leaks are counted and let go
   --on-leak drop      leaks are counted and dropped. kill -9 of the daemon does
-                      not end that; SIGTERM does, and so does the end of the
-                      tunnel, where --on-loss guard goes on. Needs the witness.
+                      not end that, nor does its restart; SIGTERM does, and so
+                      does the end of the tunnel, where --on-loss guard goes on.
+                      Needs the witness.
   --on-loss restore   a tunnel that vanishes ends its session
   --on-loss guard     while it is away conflicting routes stay out and what it
                       protected is dropped, also when the daemon is killed or
@@ -151,11 +155,23 @@ func runUntilSignal(cmd *cobra.Command, s config.Settings) error {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer signal.Stop(signals)
+	handover := make(chan os.Signal, 1)
+	notifyHandover(handover)
+	defer signal.Stop(handover)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	done := make(chan error, 1)
-	go func() { done <- serve(ctx, s, newLog(cmd, &s)) }()
-	return awaitEnd(done, signals, cancel, s.StateDir)
+	log := newLog(cmd, &s)
+	go func() { done <- serve(ctx, s, log) }()
+	ended := start(func() error { return awaitEnd(done, signals, cancel, s.StateDir) })
+	select {
+	case <-ended.done:
+		return ended.err
+	case <-handover:
+		// As after a kill: the journal, the pins and the routes are what the next daemon goes on from.
+		log.Info("handed over: routes and drops stay for the next daemon")
+		return nil
+	}
 }
 
 // awaitEnd waits for the daemon: to the end, or after one signal to the end of

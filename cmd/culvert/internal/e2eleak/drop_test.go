@@ -59,6 +59,44 @@ func TestDrop(t *testing.T) {
 	}
 }
 
+// TestHandover: nothing gets out while one daemon takes the place of another, as
+// "systemctl restart" does it, and what was removed stays out.
+func TestHandover(t *testing.T) {
+	needs(t)
+	s := newStub(t)
+	s.Client.IP(t, "route add 172.31.2.0/24 via 10.77.0.66")
+	d := s.daemon(t, "--on-leak", "drop")
+	table := s.Client.MainTable(t)
+	c := s.Leaks(t, filter("172.31.0.0/16"))
+	talkers := s.flood(t)
+	for range 3 {
+		before := s.settled(t, 100)
+		if err := d.Signal(syscall.SIGUSR2); err != nil {
+			t.Fatal(err)
+		}
+		if code, err := d.Wait(patience); code != 0 || err != nil {
+			t.Fatalf("exit code %d, %v:\n%s", code, err, d.Output())
+		}
+		if got := s.Client.MainTable(t); got != table {
+			t.Errorf("between two daemons the table is\n%s\nwant\n%s", got, table)
+		}
+		d = s.daemon(t, "--on-leak", "drop")
+		if st := s.status(t); !st.Witness.Adopted || st.Leaks.Packets < before.Packets {
+			t.Errorf("the drops were not taken over with their counts (%d before): %+v, %+v", before.Packets, st.Witness, st.Leaks.totals)
+		}
+	}
+	if n := c.Packets(); n != 0 {
+		t.Errorf("%d packets got out", n)
+	}
+	stopped(t, d)
+	if c.Wait(1, patience); c.Packets() == 0 {
+		t.Error("nothing gets out without culvert either: nothing is proved")
+	}
+	for _, p := range talkers {
+		p.Stop(t)
+	}
+}
+
 // TestRelease: what a killed daemon left is taken down by hand, and what it had
 // removed comes back.
 func TestRelease(t *testing.T) {
