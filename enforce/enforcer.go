@@ -55,6 +55,7 @@ type Enforcer struct {
 	baseline  bool // the policy grew since the table was last judged
 	unkept    bool // what the session store knows of a tunnel is old
 	unwritten bool // the last reading's removals could not all be written down
+	insecure  bool // a crash would lose what is held: the journal was taken away
 	facts     Facts
 	lookedAt  time.Time // when facts were read
 	names     map[uint32]string
@@ -225,6 +226,7 @@ func (e *Enforcer) keepSessions() {
 	}
 	if err := e.opt.Sessions.KeepSessions(kept); err != nil {
 		e.log.error("sessions are not kept: a restart will not know them", "err", err)
+		e.unkept = true // the next look tries again
 	}
 }
 

@@ -28,6 +28,30 @@ func (e *Enforcer) hold(routes []plan.Route, first []bool) ([]uint64, error) {
 	return ids, nil
 }
 
+// secure sees to it that a crash would not lose what is held. Where it would, the
+// sessions are failed: conflicts go on being removed, those that must come back
+// are not.
+func (e *Enforcer) secure() {
+	j, ok := e.journal.(securer)
+	if !ok {
+		return
+	}
+	err := j.Secure()
+	if err == nil {
+		e.insecure = false
+		return
+	}
+	if !e.insecure {
+		e.log.error("what is held would be lost in a crash", "routes", len(e.held), "err", err)
+	}
+	e.insecure = true
+	for _, s := range e.sessions {
+		if s.err == nil {
+			s.err = fmt.Errorf("what is held would be lost in a crash: %w", err)
+		}
+	}
+}
+
 // forget crosses entries out. When that fails the worst is that they are given
 // back once more, which finds them there.
 func (e *Enforcer) forget(ids ...uint64) {

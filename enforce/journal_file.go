@@ -30,6 +30,7 @@ type FileJournal struct {
 	check   func(*plan.Route) error
 	damaged [][]byte // lines that are not what was written
 	notes   []string
+	folder  func() error // makes the folder, or says why nothing may be kept in it
 }
 
 const (
@@ -92,6 +93,9 @@ func (j *FileJournal) LoadSessions() ([]KeptSession, error) { return slices.Clon
 
 // KeepSessions implements SessionStore.
 func (j *FileJournal) KeepSessions(open []KeptSession) error {
+	if err := j.Secure(); err != nil {
+		return err
+	}
 	open = append([]KeptSession{}, open...)
 	if err := j.append(&record{Sessions: &open}); err != nil {
 		return err
@@ -115,6 +119,9 @@ func (j *FileJournal) Load() ([]Entry, error) {
 
 // Hold implements Journal.
 func (j *FileJournal) Hold(entries []Entry) error {
+	if err := j.Secure(); err != nil {
+		return err
+	}
 	records := make([]*record, len(entries))
 	for i, e := range entries {
 		records[i] = &record{Hold: toWire(e)}
@@ -189,8 +196,8 @@ func (j *FileJournal) rewrite() error {
 }
 
 // swap gives the new file the journal's name. Both are closed for it, which
-// Windows wants. Should the journal not open again, every later Hold fails and
-// nothing is deleted that could not be given back.
+// Windows wants. Should the journal not open again, every later Hold fails until
+// it does, and nothing is deleted that could not be given back.
 func (j *FileJournal) swap(name string, size int64) error {
 	j.file.Close()
 	renamed := os.Rename(name, j.path)

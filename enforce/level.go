@@ -75,7 +75,7 @@ func (e *Enforcer) level(ctx context.Context, why string) {
 	if err != nil {
 		e.failAll(err)
 	}
-	if !settled || e.unwritten {
+	if !settled || e.unwritten || e.insecure || e.unkept {
 		e.pace.want("not settled", retryPause)
 	}
 	e.log.debug("table judged", "why", why, "took", e.pace.took, "settled", settled)
@@ -85,6 +85,7 @@ func (e *Enforcer) settleTable(ctx context.Context) (settled bool, err error) {
 	if err := e.look(ctx); err != nil {
 		return false, err
 	}
+	e.secure()
 	// It is the first look until it is settled: a reading can bring to light what
 	// the last one hid (IPv6 routes between the legs of a multipath route). What
 	// stayed because it could not be written down stood before the next look too.

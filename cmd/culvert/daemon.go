@@ -93,6 +93,7 @@ func openState(dir string) (*state, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("state folder %s: %w", dir, err), sys.Close())
 	}
+	journal.Folder(func() error { return statedir.Make(dir) })
 	return &state{sys, journal}, nil
 }
 

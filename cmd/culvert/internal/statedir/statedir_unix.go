@@ -14,16 +14,32 @@ func makeDir(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
+	link, err := os.Lstat(dir)
+	if err != nil {
+		return err
+	}
+	if uid, foreign := owner(link); foreign && link.Mode().Type() == os.ModeSymlink {
+		return &ForeignError{Path: dir, Why: fmt.Sprintf("it is a symbolic link of user %d", uid)}
+	}
 	fi, err := os.Stat(dir)
 	if err != nil {
 		return err
 	}
-	st, ok := fi.Sys().(*syscall.Stat_t)
+	uid, foreign := owner(fi)
 	switch {
-	case ok && st.Uid != 0 && int(st.Uid) != os.Geteuid():
-		return &ForeignError{Path: dir, Why: fmt.Sprintf("it belongs to user %d", st.Uid)}
+	case foreign:
+		return &ForeignError{Path: dir, Why: fmt.Sprintf("it belongs to user %d", uid)}
 	case fi.Mode().Perm()&0o022 != 0:
 		return &ForeignError{Path: dir, Why: fmt.Sprintf("its mode is %#o", fi.Mode().Perm())}
 	}
 	return nil
+}
+
+// owner returns whose a file is, and whether that is neither root nor this user.
+func owner(fi os.FileInfo) (uid uint32, foreign bool) {
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0, false
+	}
+	return st.Uid, st.Uid != 0 && int(st.Uid) != os.Geteuid()
 }
