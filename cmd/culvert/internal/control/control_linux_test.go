@@ -156,7 +156,7 @@ func TestAskAway(t *testing.T) {
 func TestServeBounded(t *testing.T) {
 	e := &fakeEngine{}
 	path := serve(t, e)
-	const n = 3 * maxConns
+	const n = 3 * maxWorking
 	errs := make(chan error, n)
 	for range n {
 		go func() {
@@ -188,8 +188,7 @@ func TestListen(t *testing.T) {
 		t.Errorf("a living daemon's socket: %v", err)
 	}
 	// A dead daemon's socket stays behind, and is replaced.
-	l.unix.SetUnlinkOnClose(false)
-	if err := l.Close(); err != nil {
+	if err := l.unix.Close(); err != nil {
 		t.Fatal(err)
 	}
 	if l, err = Listen(path); err != nil {

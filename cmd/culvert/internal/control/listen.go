@@ -10,17 +10,62 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 )
 
 // Listener is a control socket.
-type Listener struct{ unix *net.UnixListener }
+type Listener struct {
+	path string
 
-// Close stops listening and removes the socket.
-func (l *Listener) Close() error { return l.unix.Close() }
+	mu     sync.Mutex // guards the rest
+	unix   *net.UnixListener
+	file   fs.FileInfo // the socket, as it was made
+	closed bool
+}
 
-func (l *Listener) accept() (net.Conn, error) { return l.unix.Accept() }
+// Close stops listening and removes the socket, unless its path is another's now.
+func (l *Listener) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed = true; l.stands() {
+		_ = os.Remove(l.path)
+	}
+	return l.unix.Close()
+}
+
+// accept waits for a connection for a while; os.ErrDeadlineExceeded is nobody.
+func (l *Listener) accept() (net.Conn, error) {
+	l.mu.Lock()
+	now := l.unix
+	l.mu.Unlock()
+	_ = now.SetDeadline(time.Now().Add(acceptFor))
+	return now.Accept()
+}
+
+// renew makes the socket anew when its path leads elsewhere, and reports whether
+// it did. What is not a dead daemon's socket is never replaced.
+func (l *Listener) renew() (renewed bool, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed || l.stands() {
+		return false, nil
+	}
+	fresh, err := Listen(l.path)
+	if err != nil {
+		return false, err
+	}
+	_ = l.unix.Close()
+	l.unix, l.file = fresh.unix, fresh.file
+	return true, nil
+}
+
+// stands reports whether the path leads to the socket.
+func (l *Listener) stands() bool {
+	named, err := os.Lstat(l.path)
+	return err == nil && os.SameFile(named, l.file)
+}
 
 func dial(ctx context.Context, path string) (net.Conn, error) {
 	return new(net.Dialer).DialContext(ctx, "unix", path)
@@ -46,12 +91,15 @@ func Listen(path string) (*Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
+	l.SetUnlinkOnClose(false) // the path may be another's by then
 	// Until the mode is set the check of the peer is what guards the socket.
-	if err := os.Chmod(path, 0o600); err != nil {
+	err = os.Chmod(path, 0o600)
+	file, statErr := os.Lstat(path)
+	if err = errors.Join(err, statErr); err != nil {
 		_ = l.Close()
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
-	return &Listener{unix: l}, nil
+	return &Listener{path: path, unix: l, file: file}, nil
 }
 
 // clearStale makes way for a new socket if what is there is a dead daemon's.

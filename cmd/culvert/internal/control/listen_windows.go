@@ -18,6 +18,9 @@ func (l *Listener) Close() error { return l.pipe.Close() }
 
 func (l *Listener) accept() (net.Conn, error) { return l.pipe.Accept() }
 
+// renew has nothing to do: nobody can take a pipe's name away.
+func (l *Listener) renew() (bool, error) { return false, nil }
+
 // Listen opens the control pipe, which only administrators and SYSTEM may use.
 // A pipe that exists belongs to a living program and is never joined.
 func Listen(path string) (*Listener, error) {

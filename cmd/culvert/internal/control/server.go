@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"time"
 
@@ -18,7 +19,14 @@ const (
 	readTimeout   = 5 * time.Second
 	engineTimeout = 30 * time.Second
 	writeTimeout  = 10 * time.Second
-	maxConns      = 16
+
+	// acceptFor bounds a wait for a connection: then it is time to look whether
+	// the socket can still be found.
+	acceptFor = 2 * time.Second
+
+	maxConns   = 256 // more wait to be accepted
+	maxReading = 64  // requests being read, and answers being written
+	maxWorking = 16  // requests being carried out
 )
 
 // Engine is what a daemon does for the command line: the enforcer, joined with
@@ -39,32 +47,35 @@ type Server struct {
 	Engine Engine
 	Daemon Daemon
 	Log    *slog.Logger
+
+	reading, writing crowd
+	working          chan struct{}
+	large            chan struct{}
+	lost             bool // the socket's path is taken; said once
 }
 
 // Serve answers connections, a bounded number at once, until the context ends;
-// then it waits for those being answered and returns nil. It closes l.
+// then it waits for those being answered and returns nil. It closes l. Those who
+// say nothing, or read nothing, are in nobody's way: where there are many of
+// them, the oldest is hung up on.
 func (s *Server) Serve(ctx context.Context, l *Listener) error {
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
 	var conns sync.WaitGroup
 	defer conns.Wait()
 	slots := make(chan struct{}, maxConns)
+	s.reading.most, s.writing.most = maxReading, maxReading
+	s.working = make(chan struct{}, maxWorking)
+	s.large = make(chan struct{}, maxLarge)
 	for {
 		select {
 		case slots <- struct{}{}:
 		case <-ctx.Done():
 			return nil
 		}
-		conn, err := l.accept()
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case err != nil && !transient(err):
+		conn, err := s.accept(ctx, l)
+		if conn == nil {
 			return err
-		case err != nil: // out of descriptors, most likely: let some be given back
-			time.Sleep(50 * time.Millisecond)
-			<-slots
-			continue
 		}
 		conns.Go(func() {
 			defer func() { <-slots }()
@@ -73,13 +84,48 @@ func (s *Server) Serve(ctx context.Context, l *Listener) error {
 	}
 }
 
-func transient(err error) bool { return !errors.Is(err, net.ErrClosed) }
+// accept waits for a connection; there is none when serving is over. Meanwhile it
+// looks after the socket.
+func (s *Server) accept(ctx context.Context, l *Listener) (net.Conn, error) {
+	for looked := time.Now(); ; {
+		conn, err := l.accept()
+		switch {
+		case ctx.Err() != nil:
+			return nil, nil
+		case err == nil:
+			return conn, nil
+		case errors.Is(err, net.ErrClosed):
+			return nil, err
+		case !errors.Is(err, os.ErrDeadlineExceeded): // out of descriptors, most likely: let some be given back
+			time.Sleep(50 * time.Millisecond)
+		}
+		if time.Since(looked) >= acceptFor {
+			s.renew(l)
+			looked = time.Now()
+		}
+	}
+}
+
+// renew sees to it that the socket can be found, and tells when it cannot.
+func (s *Server) renew(l *Listener) {
+	renewed, err := l.renew()
+	switch {
+	case s.Log == nil:
+	case err != nil && !s.lost:
+		s.Log.Error("control socket was taken away and cannot be made again: no command can speak to the daemon", "err", err)
+	case renewed:
+		s.Log.Warn("control socket was taken away: made again")
+	}
+	s.lost = err != nil
+}
 
 // handle carries one connection from its request to its end.
 func (s *Server) handle(ctx context.Context, conn net.Conn) {
 	defer conn.Close() //nolint:errcheck // nothing is left to lose
+	s.reading.enter(conn)
 	_ = conn.SetReadDeadline(time.Now().Add(readTimeout))
 	req, err := s.request(conn)
+	s.reading.leave(conn)
 	switch {
 	case err != nil:
 		s.answer(conn, Response{Error: asError(err)})
@@ -94,11 +140,15 @@ func (s *Server) request(conn net.Conn) (Request, error) {
 	if err := checkPeer(conn); err != nil {
 		return Request{}, &Error{CodeDenied, err.Error()}
 	}
-	return readRequest(conn)
+	r := &metered{r: conn, large: s.large}
+	defer r.done()
+	return readRequest(r)
 }
 
 func (s *Server) answer(conn net.Conn, resp Response) {
 	resp.Version = Version
+	s.writing.enter(conn)
+	defer s.writing.leave(conn)
 	_ = conn.SetWriteDeadline(time.Now().Add(writeTimeout))
 	if err := writeLine(conn, resp); err != nil && s.Log != nil {
 		s.Log.Debug("answer not delivered", "err", err)
@@ -108,6 +158,12 @@ func (s *Server) answer(conn net.Conn, resp Response) {
 func (s *Server) serve(ctx context.Context, req Request) Response {
 	ctx, cancel := context.WithTimeout(ctx, engineTimeout)
 	defer cancel()
+	select {
+	case s.working <- struct{}{}:
+		defer func() { <-s.working }()
+	case <-ctx.Done():
+		return Response{Error: asError(ctx.Err())}
+	}
 	resp, err := s.do(ctx, req)
 	if err != nil {
 		resp.Error = asError(err)
