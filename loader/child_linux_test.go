@@ -48,6 +48,8 @@ func child(kind string) {
 		f = nobody
 	case "few":
 		f = few
+	case "private":
+		f = private
 	}
 	if err := f(args); err != nil {
 		fmt.Fprintln(os.Stderr, kind, args, err)
@@ -384,8 +386,28 @@ func few(args []string) error {
 		return fmt.Errorf("guarded without the right to mount: %+v, %w", st, err)
 	}
 	drop.Guard = true
-	if err := w.Set(drop); !errors.Is(err, ErrPrivilege) || !strings.Contains(err.Error(), "CAP_SYS_ADMIN") {
-		return fmt.Errorf("guard: unclear: %w", err)
+	if err := w.Set(drop); err != nil {
+		return fmt.Errorf("guard: %w", err)
+	}
+	if st, err = w.Status(); err != nil || st.Guarded != "" || !strings.Contains(st.Unpinned, "CAP_SYS_ADMIN") {
+		return fmt.Errorf("guard: unclear: %+v, %w", st, err)
 	}
 	return nil
+}
+
+// private guards in a mount namespace of its own, where its folder is mounted on first.
+func private(args []string) error {
+	w, err := Open(Options{PinDir: args[0]})
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	if err := w.Set(Config{Prefixes: []Prefix{{Prefix: netip.MustParsePrefix("10.9.0.0/24")}}, Guard: true}); err != nil {
+		return err
+	}
+	st, err := w.Status()
+	if err != nil || st.Guarded == "" || !strings.Contains(st.Unpinned, "private mount namespace") {
+		return fmt.Errorf("unclear: %+v, %w", st, err)
+	}
+	return w.Set(Config{})
 }

@@ -26,6 +26,8 @@ type device struct {
 	hook     hook   // nil when there is none
 	err      error
 	gap      time.Duration
+	chain    chain
+	second   bool // its program is of the second set
 }
 
 // stacked are the kinds whose frames leave once more by the device that they sit on.
@@ -132,6 +134,8 @@ func (w *Witness) appear(d *device, heard time.Time) {
 	}
 	if d.hook == nil {
 		w.cover(d, heard)
+	} else {
+		w.precede(d, heard)
 	}
 }
 
@@ -229,7 +233,8 @@ func (w *Witness) interfaces() []Interface {
 	list := make([]Interface, 0, len(w.devices))
 	for _, d := range w.devices {
 		list = append(list, Interface{
-			Index: d.index, Name: d.name, Mode: w.mode(d), Upper: w.upper(d), Err: d.err, Gap: d.gap,
+			Index: d.index, Name: d.name, Mode: w.mode(d), Upper: w.upper(d), Err: errors.Join(d.err, d.chain.err), Gap: d.gap,
+			Displaced: d.chain.moves, Rival: d.chain.rival,
 		})
 	}
 	slices.SortFunc(list, func(a, b Interface) int { return cmp.Compare(a.Index, b.Index) })

@@ -7,17 +7,23 @@
 // Whatever passes the tc egress hook: all that sockets send (raw and packet sockets and SO_BINDTODEVICE included), what
 // is forwarded or bridged, and what the kernel makes itself. Packets are counted as the wire will see them: a GSO buffer
 // as its segments, each with its headers, a VLAN tag with its four bytes. The hook is TCX where the kernel has it (6.6)
-// and a clsact filter where not; programs of others are never replaced. Ours comes first, so that none of theirs can
-// hide a packet from it, and hands on what it does not drop.
+// and a clsact filter where not; programs of others are never replaced. Ours is attached before all others, so that none
+// of theirs can hide a packet from it, and hands on what it does not drop.
 //
 // # What is not
 //
 // Packet sockets with PACKET_QDISC_BYPASS, AF_XDP and pktgen hand frames to the driver below the hook; each needs
-// CAP_NET_RAW. So does a program that a later comer puts before ours to redirect packets. Frames that are not IP after
-// at most four VLAN tags are let be, and so is what an excluded destination hands on elsewhere (source routing).
+// CAP_NET_RAW. Frames that are not IP after at most four VLAN tags are let be, and so is what an excluded destination
+// hands on elsewhere (source routing).
+//
+// A later comer may put a TCX program before ours, and end the chain there (as agents do that return TC_ACT_OK) or redirect
+// packets. The kernel tells nobody. So each recheck, and each word of the interface, looks at the chain, and ours is put
+// first again, the new link before the old one goes: packets pass unseen until then ([Options].Recheck), and
+// [Interface].Displaced counts it. Where the other insists too, [Interface].Err says that packets may pass unseen. In that
+// moment both links of ours are there: a packet that is let go may be counted twice.
 //
 // A clsact filter goes before the BPF filters of its priority, the first that takes it. One that comes later there, or is
-// of another kind and stands before it, hides packets from it when it ends the chain, which TCX does not allow to happen.
+// of another kind and stands before it, hides packets from it when it ends the chain. That is not looked for.
 //
 // # New interfaces
 //
@@ -43,7 +49,9 @@
 // # Guard
 //
 // A guarded witness pins its links and maps in a directory (mode 0700) of a BPF file system, one for each network
-// namespace, and keep that namespace alive. They hold when the process is killed, and the next [Open] takes them over
+// namespace, and keep that namespace alive. Each recheck looks at every pin, and makes again what is missing. What cannot
+// be pinned, or only in a mount namespace that process 1 does not share, drops as long as the process lives, and
+// [Status].Unpinned says why. They hold when the process is killed, and the next [Open] takes them over
 // with their counters. A guard whose maps have another layout, as an upgrade may bring, holds until the first Set, and its
 // counters go. Guards live in memory: a reboot ends every one. [Config].Until ends one earlier, judged by the program
 // itself.

@@ -15,27 +15,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// held is a hook of the whole namespace or machine.
-type held struct{ link link.Link }
-
-// hold keeps a new link in place of what a guard pinned by that name, which goes only now.
-func (w *Witness) hold(name string, l link.Link) error {
-	w.held[name] = &held{l}
+// hold keeps a new link of the whole namespace or machine in place of what a guard pinned by that name, which goes only
+// now.
+func (w *Witness) hold(name string, l link.Link) {
+	h := &anchor{link: l}
+	w.held[name] = h
 	path := w.pins.named(name)
 	former, err := link.LoadPinnedLink(path, nil)
 	if err == nil && w.old {
 		w.former = append(w.former, former) // its maps hold the policy still
-		return nil
-	}
-	if err == nil {
-		w.logged("drop former "+name, dropLink(former))
+		return
 	}
 	if w.status.Guarded != "" && !w.old {
-		if err := l.Pin(path); err != nil {
-			return fmt.Errorf("pin link %s: %w", name, err)
+		if err := h.pin(path); err != nil {
+			w.noteUnpinned(fmt.Errorf("pin link %s: %w", name, err))
 		}
 	}
-	return nil
+	if err == nil {
+		w.logged("drop former "+name, former.Close())
+	}
 }
 
 // The early hook's place in its chain: after address translation. Each place takes one BPF program, so a successor
@@ -86,7 +84,8 @@ func (w *Witness) attachFamily(name string, family link.NetfilterProtocolFamily,
 			Program: prog, ProtocolFamily: family, Hook: link.NetfilterInetPostRouting, Priority: earlyPriority + i,
 		})
 		if err == nil {
-			return w.hold(name, l)
+			w.hold(name, l)
+			return nil
 		}
 		if !errors.Is(err, unix.EBUSY) {
 			break
@@ -141,9 +140,7 @@ func (w *Witness) attachSenders() error {
 		if err != nil {
 			return fmt.Errorf("attach %s: %w", name, err)
 		}
-		if err := w.hold(name, l); err != nil {
-			return err
-		}
+		w.hold(name, l)
 	}
 	return nil
 }

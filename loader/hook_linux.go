@@ -33,7 +33,7 @@ func (w *Witness) attach(d *device) (hook, error) {
 	}
 	if w.status.Guarded != "" {
 		if err := h.pin(w.pins.link(d.index)); err != nil {
-			return nil, errors.Join(err, h.detach())
+			w.noteUnpinned(fmt.Errorf("pin link of %s: %w", d.name, err))
 		}
 	}
 	return h, nil
@@ -71,15 +71,20 @@ func (w *Witness) adopt(d *device) (hook, error) {
 	return h, nil
 }
 
+// program is what watches d. There are two of each: one link cannot take another's place with the same.
 func (w *Witness) program(d *device) *ebpf.Program {
-	if d.ether {
-		return w.objs.LeakEther
+	progs := &w.objs.leakPrograms
+	if d.second {
+		progs = &w.second
 	}
-	return w.objs.LeakBare
+	if d.ether {
+		return progs.LeakEther
+	}
+	return progs.LeakBare
 }
 
-// tcx is a hook by link. The reference keeps it attached: the garbage collector would close it.
-type tcx struct{ link link.Link }
+// tcx is a hook by link.
+type tcx struct{ *anchor }
 
 // attachTCX goes before all others, so that none of them can end the chain before us.
 func attachTCX(ifindex int, prog *ebpf.Program) (hook, error) {
@@ -89,7 +94,7 @@ func attachTCX(ifindex int, prog *ebpf.Program) (hook, error) {
 	if err != nil {
 		return nil, err
 	}
-	return tcx{l}, nil
+	return tcx{&anchor{link: l}}, nil
 }
 
 // pinnedTCX returns nil when there is no pin, or when it is of a device that is gone, whose index was given again.
@@ -99,7 +104,7 @@ func pinnedTCX(path string, ifindex int) hook {
 		return nil
 	}
 	if linkIndex(l) == ifindex {
-		return tcx{l}
+		return tcx{&anchor{link: l, path: path}}
 	}
 	dropLink(l)
 	return nil
@@ -121,11 +126,9 @@ func dropLink(l link.Link) error {
 func (tcx) mode() Mode                     { return ModeTCX }
 func (t tcx) alive() bool                  { return linkIndex(t.link) != 0 }
 func (t tcx) update(p *ebpf.Program) error { return t.link.Update(p) }
-func (t tcx) pin(path string) error        { return t.link.Pin(path) }
-func (t tcx) unpin() error                 { return absent(t.link.Unpin()) }
-func (t tcx) detach() error                { return dropLink(t.link) }
+func (t tcx) detach() error                { return t.drop() }
 func (t tcx) release() error               { return t.link.Close() }
-func (t tcx) forget() error                { return dropLink(t.link) }
+func (t tcx) forget() error                { return t.drop() }
 
 // clsact is a hook by filter. The kernel holds it without a pin.
 type clsact struct{ filter *netlink.BpfFilter }

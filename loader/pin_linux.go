@@ -11,41 +11,13 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
-	"golang.org/x/sys/unix"
-)
-
-// Where pins are looked for and made: in the system's BPF file system, or else in one of our own.
-const (
-	systemBPF = "/sys/fs/bpf"
-	ownBPF    = "/run/culvert/bpf"
 )
 
 const (
 	mapPrefix  = "map_"
 	linkPrefix = "link_"
+	freshEnd   = "_new" // of a pin that is about to take another's place
 )
-
-// pins is the folder of one namespace's pins. It need not exist.
-type pins struct {
-	base   string // where a BPF file system is, or is to be mounted
-	dir    string
-	layout string // of the maps, part of their names: those of others are not ours to use
-}
-
-func findPins(base string, ns namespace) pins {
-	if base == "" {
-		base = ownBPF
-		if isBPF(systemBPF) {
-			base = filepath.Join(systemBPF, "culvert")
-		}
-	}
-	return pins{base: base, dir: filepath.Join(base, ns.name())}
-}
-
-func isBPF(path string) bool {
-	var st unix.Statfs_t
-	return unix.Statfs(path, &st) == nil && st.Type == unix.BPF_FS_MAGIC
-}
 
 func (p pins) link(ifindex int) string    { return p.named(strconv.Itoa(ifindex)) }
 func (p pins) named(name string) string   { return filepath.Join(p.dir, linkPrefix+name) }
@@ -53,23 +25,6 @@ func (p pins) mapPath(name string) string { return filepath.Join(p.dir, mapPrefi
 func (p pins) list(prefix string) []string {
 	m, _ := filepath.Glob(filepath.Join(p.dir, prefix+"*"))
 	return m
-}
-
-// make makes the folder, and mounts a file system for it where there is none.
-func (p pins) make() error {
-	if err := os.MkdirAll(p.base, 0o700); err != nil {
-		return fmt.Errorf("make pin folder: %w", err)
-	}
-	if !isBPF(p.base) {
-		err := unix.Mount("bpf", p.base, "bpf", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700")
-		if err != nil {
-			return fmt.Errorf("mount bpf file system on %s: %w", p.base, err)
-		}
-	}
-	if err := os.MkdirAll(p.dir, 0o700); err != nil {
-		return fmt.Errorf("make pin folder: %w", err)
-	}
-	return nil
 }
 
 // maps loads what is pinned of spec's maps: nil when nothing is, and ebpf.ErrMapIncompatible when it is of another layout
@@ -121,26 +76,6 @@ func (p pins) release() error {
 	return errors.Join(append(errs, p.tidy())...)
 }
 
-// tidy removes the folders once they are empty, and the file system that we mounted for them.
-func (p pins) tidy() error {
-	if err := absent(os.Remove(p.dir)); err != nil {
-		return fmt.Errorf("remove pin folder: %w", err)
-	}
-	if rest, _ := filepath.Glob(filepath.Join(p.base, "net-*")); len(rest) > 0 {
-		return nil // of other namespaces
-	}
-	if p.mountPoint() {
-		if err := unix.Unmount(p.base, 0); err != nil && !errors.Is(err, unix.EBUSY) {
-			return fmt.Errorf("unmount %s: %w", p.base, err)
-		}
-	}
-	os.Remove(p.base) // fails where it still serves
-	return nil
-}
-
-// mountPoint tells a file system mounted on base from one that base is a folder of.
-func (p pins) mountPoint() bool { return isBPF(p.base) && !isBPF(filepath.Dir(p.base)) }
-
 // absent makes a success of what was not there.
 func absent(err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
@@ -149,23 +84,44 @@ func absent(err error) error {
 	return err
 }
 
-// guardBefore pins everything before a policy that asks for it comes into force. A drop without a guard to be had is
-// better than none.
-func (w *Witness) guardBefore(cfg Config) error {
-	if w.status.Guarded != "" || !guarded(cfg) {
-		return nil
+// guardBefore pins everything before a policy that asks for it comes into force. What cannot be pinned does not keep the
+// policy out: dropping as long as this process lives is better than not dropping. Status says so.
+func (w *Witness) guardBefore(cfg Config) {
+	if guarded(cfg) && w.status.Guarded == "" {
+		w.noteUnpinned(w.guard())
 	}
-	err := w.guard()
-	if err != nil && !cfg.Guard {
-		w.log.Warn("not guarded: drops end with this process", "err", err)
-		return nil
+}
+
+// keepPins looks at every pin, and makes again what is missing or another's.
+func (w *Witness) keepPins() {
+	if !w.old && (guarded(w.cfg) || w.status.Guarded != "") {
+		w.noteUnpinned(w.guard())
 	}
-	return err
+}
+
+// noteUnpinned keeps for Status why what should outlive the process does not, and logs it when it is news.
+func (w *Witness) noteUnpinned(err error) {
+	var text string
+	if err = privileged(err); err != nil {
+		text = err.Error()
+	}
+	switch {
+	case text == w.status.Unpinned:
+	case text == "":
+		w.log.Info("pinned again: drops outlive this process", "folder", w.pins.dir)
+	default:
+		w.log.Warn("not pinned as it should be: drops end with this process", "err", err)
+	}
+	w.status.Unpinned = text
 }
 
 // guardAfter unpins once the policy no longer asks for it.
 func (w *Witness) guardAfter(cfg Config) error {
-	if guarded(cfg) || w.status.Guarded == "" && !w.status.Adopted {
+	if guarded(cfg) {
+		return nil
+	}
+	w.status.Unpinned = ""
+	if w.status.Guarded == "" && !w.status.Adopted {
 		return nil
 	}
 	return w.unguard()
@@ -180,38 +136,43 @@ func guarded(cfg Config) bool {
 	return cfg.Guard || drop
 }
 
-// guard pins the maps, then the links. What a crash leaves in between is adopted or released like the whole.
+// guard pins the maps, then the links, as far as they are not pinned yet. What a crash leaves in between is adopted or
+// released like the whole. What can be pinned stays so, whatever cannot.
 func (w *Witness) guard() error {
-	if err := w.pins.make(); err != nil {
+	if err := w.place(); err != nil {
+		w.status.Guarded = ""
 		return err
 	}
-	if err := w.pinAll(); err != nil {
-		return errors.Join(err, w.unguard())
-	}
 	w.status.Guarded = w.pins.dir
-	return nil
+	return errors.Join(w.pinMaps(), w.pinLinks(), w.pins.forgetOthers(), w.pins.lasting())
 }
 
-func (w *Witness) pinAll() error {
+func (w *Witness) pinMaps() error {
+	var errs []error
 	for name, m := range w.maps() {
-		if err := pin(m, w.pins.mapPath(name)); err != nil {
-			return fmt.Errorf("pin map %s: %w", name, err)
+		if err := pinMap(m, w.pins.mapPath(name)); err != nil {
+			errs = append(errs, fmt.Errorf("pin map %s: %w", name, err))
 		}
 	}
+	return errors.Join(errs...)
+}
+
+func (w *Witness) pinLinks() error {
+	var errs []error
 	for _, d := range w.devices {
 		if d.hook == nil {
 			continue
 		}
 		if err := d.hook.pin(w.pins.link(d.index)); err != nil {
-			return fmt.Errorf("pin link of %s: %w", d.name, err)
+			errs = append(errs, fmt.Errorf("pin link of %s: %w", d.name, err))
 		}
 	}
 	for name, h := range w.held {
-		if err := h.link.Pin(w.pins.named(name)); err != nil {
-			return fmt.Errorf("pin link %s: %w", name, err)
+		if err := h.pin(w.pins.named(name)); err != nil {
+			errs = append(errs, fmt.Errorf("pin link %s: %w", name, err))
 		}
 	}
-	return w.pins.forgetOthers()
+	return errors.Join(errs...)
 }
 
 // forgetOthers unpins maps of other layouts, which nothing uses any more.
@@ -225,19 +186,96 @@ func (p pins) forgetOthers() error {
 	return errors.Join(errs...)
 }
 
-// pin puts m in place of what is pinned there. A crash between leaves a guard that is not whole, which still holds: the
-// links keep their maps.
-func pin(m *ebpf.Map, path string) error {
-	if err := absent(os.Remove(path)); err != nil {
-		return err
+// pinMap pins m, unless it is what is pinned there.
+func pinMap(m *ebpf.Map, path string) error {
+	if p, err := ebpf.LoadPinnedMap(path, nil); err == nil {
+		same := mapID(p) == mapID(m)
+		p.Close()
+		if same {
+			return nil
+		}
 	}
 	m, err := m.Clone() // one that does not know where it was pinned before
 	if err != nil {
 		return err
 	}
 	defer m.Close()
-	return m.Pin(path)
+	return put(path, m.Pin)
 }
+
+// mapID is 0 where it cannot be had, which no map has.
+func mapID(m *ebpf.Map) ebpf.MapID {
+	info, err := m.Info()
+	if err != nil {
+		return 0
+	}
+	id, _ := info.ID()
+	return id
+}
+
+// put pins an object in the place of what is pinned there, in one step: a crash leaves the one or the other.
+func put(path string, pin func(string) error) error {
+	fresh := path + freshEnd
+	if err := absent(os.Remove(fresh)); err != nil {
+		return err
+	}
+	if err := pin(fresh); err != nil {
+		return err
+	}
+	if err := os.Rename(fresh, path); err != nil {
+		return errors.Join(err, absent(os.Remove(fresh)))
+	}
+	return nil
+}
+
+// anchor is a link and where it is pinned, "" where it is not. The reference keeps the link: the garbage collector would
+// close it.
+type anchor struct {
+	link link.Link
+	path string
+}
+
+// linkID is 0 where it cannot be had, which no link has.
+func linkID(l link.Link) link.ID {
+	info, err := l.Info()
+	if err != nil {
+		return 0
+	}
+	return info.ID
+}
+
+// pin pins the link, unless it is what is pinned there.
+func (a *anchor) pin(path string) error {
+	if p, err := link.LoadPinnedLink(path, nil); err == nil {
+		same := linkID(p) == linkID(a.link)
+		p.Close()
+		if same {
+			a.path = path
+			return nil
+		}
+	}
+	if err := absent(a.link.Unpin()); err != nil { // else the library would move what is at its former place
+		return err
+	}
+	if err := put(path, a.link.Pin); err != nil {
+		return err
+	}
+	a.path = path
+	return nil
+}
+
+// unpin leaves the link to this process.
+func (a *anchor) unpin() error {
+	path := a.path
+	a.path = ""
+	if path == "" {
+		return nil
+	}
+	return errors.Join(absent(a.link.Unpin()), absent(os.Remove(path)))
+}
+
+// drop unpins the link and lets it go.
+func (a *anchor) drop() error { return errors.Join(a.unpin(), a.link.Close()) }
 
 // unguard removes every pin; what this process holds stays attached as long as it lives.
 func (w *Witness) unguard() error {
@@ -248,7 +286,7 @@ func (w *Witness) unguard() error {
 		}
 	}
 	for _, h := range w.held {
-		errs = append(errs, absent(h.link.Unpin()))
+		errs = append(errs, h.unpin())
 	}
 	w.status.Guarded = ""
 	return errors.Join(append(errs, w.pins.release())...)
@@ -270,14 +308,17 @@ func (w *Witness) renew() error {
 		errs = append(errs, dropLink(l))
 	}
 	w.former = nil
-	if guarded(w.cfg) {
-		errs = append(errs, w.guard())
-	}
+	w.keepPins()
 	return errors.Join(errs...)
 }
 
-// collect removes pins of interfaces that are gone. A link whose interface is another namespace's by now has none here.
+// collect removes pins of interfaces that are gone, and such that a crash kept from taking another's place. A link whose interface is another namespace's by now has none here.
 func (w *Witness) collect() {
+	for _, path := range w.pins.list("") {
+		if strings.HasSuffix(path, freshEnd) {
+			w.logged("collect "+filepath.Base(path), absent(os.Remove(path)))
+		}
+	}
 	for _, path := range w.pins.list(linkPrefix) {
 		index, err := strconv.Atoi(strings.TrimPrefix(filepath.Base(path), linkPrefix))
 		if err != nil || w.devices[index] != nil {

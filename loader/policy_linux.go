@@ -58,9 +58,7 @@ func (w *Witness) set(cfg Config) error {
 	if err != nil {
 		return err
 	}
-	if err := w.guardBefore(cfg); err != nil {
-		return err
-	}
+	w.guardBefore(cfg)
 	before := w.cfg
 	w.cfg = cfg
 	w.widen()

@@ -217,8 +217,11 @@ type Interface struct {
 	Name  string
 	Mode  Mode
 	Upper bool          // sits on other interfaces of this namespace
-	Err   error         // why Mode is ModeNone
+	Err   error         // why Mode is ModeNone, or why packets may pass unseen all the same
 	Gap   time.Duration // from when we heard of it to when it was watched; 0 if it was there at Open
+
+	Displaced uint64 // how often another TCX program stood before ours, which was then put first again
+	Rival     string // which one, the last time
 }
 
 // Status is what the witness can say of itself. Empty strings mean that all is well.
@@ -228,6 +231,7 @@ type Status struct {
 	Seeded     time.Duration // how long noting the older sockets took; 0 if it was not done
 	Early      string        // why new interfaces have a gap; "" when the netfilter hook covers them
 	Guarded    string        // the directory that holds the pins; "" when nothing is pinned
+	Unpinned   string        // why drops end with this process though the policy in force should outlive it; "" when they do not
 	Adopted    bool          // an earlier process's guard was taken over
 	Until      time.Time     // the deadline in force
 	Suppressed uint64        // samples held back by the rate limit

@@ -26,10 +26,11 @@ type Witness struct {
 	quit chan struct{}
 	done chan struct{}
 
-	objs  leakObjects // safe for use by many
-	ring  *ringbuf.Reader
-	trie4 *ebpf.MapSpec
-	trie6 *ebpf.MapSpec
+	objs   leakObjects  // safe for use by many
+	second leakPrograms // the same programs once more, empty until one is needed
+	ring   *ringbuf.Reader
+	trie4  *ebpf.MapSpec
+	trie6  *ebpf.MapSpec
 
 	// The rest is the goroutine's own.
 	cfg        Config
@@ -42,11 +43,11 @@ type Witness struct {
 	events     <-chan netlink.LinkUpdate
 	unwatch    chan struct{}
 	devices    map[int]*device
-	held       map[string]*held // hooks that are not an interface's, by name
-	former     []link.Link      // such of a guard with maps of another layout, until the first Set
-	opened     bool             // interfaces from now on are new
-	configured bool             // Set was called: what a guard knew is superseded
-	old        bool             // pinned maps of another layout still serve until the first Set
+	held       map[string]*anchor // hooks that are not an interface's, by name
+	former     []link.Link        // such of a guard with maps of another layout, until the first Set
+	opened     bool               // interfaces from now on are new
+	configured bool               // Set was called: what a guard knew is superseded
+	old        bool               // pinned maps of another layout still serve until the first Set
 	closeErr   error
 }
 
@@ -64,7 +65,7 @@ func Open(opts Options) (*Witness, error) {
 	w := &Witness{
 		opts: opts, log: opts.Logger, ns: ns,
 		ops: make(chan func()), quit: make(chan struct{}), done: make(chan struct{}),
-		devices: map[int]*device{}, held: map[string]*held{},
+		devices: map[int]*device{}, held: map[string]*anchor{},
 	}
 	ready := make(chan error)
 	go w.run(ready)
@@ -132,17 +133,15 @@ func (w *Witness) start() error {
 	w.opened = true
 	w.startSenders()
 	w.collect()
+	w.keepPins()
 	return w.unknow()
 }
 
 // load makes the maps, or takes those that are pinned, and loads the programs on them.
 func (w *Witness) load() error {
-	spec, err := loadLeak()
+	spec, err := w.leakSpec()
 	if err != nil {
-		return fmt.Errorf("read object leak: %w", err)
-	}
-	if err := spec.Variables[leakVarSampleBurst].Set(uint32(w.opts.Burst)); err != nil {
-		return fmt.Errorf("set sample burst: %w", err)
+		return err
 	}
 	w.pins.layout = layoutOf(spec)
 	w.trie4, w.trie6 = spec.Maps[leakMapPolicies4].InnerMap, spec.Maps[leakMapPolicies6].InnerMap
@@ -160,6 +159,17 @@ func (w *Witness) load() error {
 		return fmt.Errorf("load object leak: %w", err)
 	}
 	return errors.Join(w.reserve(), w.readDeadline())
+}
+
+func (w *Witness) leakSpec() (*ebpf.CollectionSpec, error) {
+	spec, err := loadLeak()
+	if err != nil {
+		return nil, fmt.Errorf("read object leak: %w", err)
+	}
+	if err := spec.Variables[leakVarSampleBurst].Set(uint32(w.opts.Burst)); err != nil {
+		return nil, fmt.Errorf("set sample burst: %w", err)
+	}
+	return spec, nil
 }
 
 // readDeadline learns that of an adopted guard.
@@ -200,6 +210,7 @@ func (w *Witness) loop() {
 			w.heard(u, ok)
 		case <-tick.C:
 			w.logged("check interfaces", w.recheck())
+			w.keepPins()
 		}
 	}
 }
@@ -254,6 +265,9 @@ func (w *Witness) stop() error {
 	}
 	if w.ring != nil {
 		errs = append(errs, w.ring.Close())
+	}
+	if w.second != (leakPrograms{}) {
+		errs = append(errs, w.second.Close())
 	}
 	return errors.Join(append(errs, w.objs.Close())...)
 }
@@ -311,7 +325,11 @@ func Release(opts Options) error {
 		return err
 	}
 	defer leave()
-	return privileged(errors.Join(findPins(opts.PinDir, ns).release(), removeFilters()))
+	var errs []error
+	for _, p := range places(opts.PinDir, ns) {
+		errs = append(errs, p.release())
+	}
+	return privileged(errors.Join(append(errs, removeFilters())...))
 }
 
 // OtherGuards lists the folders of the guards of all network namespaces but the calling thread's, as far as PinDir holds
@@ -322,12 +340,15 @@ func OtherGuards(opts Options) ([]string, error) {
 		return nil, err
 	}
 	defer ns.close()
-	own := findPins(opts.PinDir, ns)
-	list, err := filepath.Glob(filepath.Join(own.base, "net-*"))
-	if err != nil {
-		return nil, fmt.Errorf("list guards: %w", err)
+	var list []string
+	for _, own := range places(opts.PinDir, ns) {
+		here, err := filepath.Glob(filepath.Join(own.base, "net-*"))
+		if err != nil {
+			return nil, fmt.Errorf("list guards: %w", err)
+		}
+		list = append(list, slices.DeleteFunc(here, func(folder string) bool { return folder == own.dir })...)
 	}
-	return slices.DeleteFunc(list, func(folder string) bool { return folder == own.dir }), nil
+	return list, nil
 }
 
 // ReleaseGuard takes down what is pinned in a folder that OtherGuards lists. It is for namespaces that cannot be entered: a
