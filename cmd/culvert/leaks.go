@@ -31,7 +31,8 @@ Why, as far as it can be known:
   VPN server        to the server's address, but not the tunnel's own transport
 
 The exit code is 0 when nothing has leaked or all of it was dropped, 1 when
-something got out, or there is no witness to know.
+something got out, what was asked for is not in force, or there is no witness
+to know.
 
 --json prints one document: version, leaks (packets, bytes, dropped, by[],
 interfaces[]; absent when there is no witness) and witness, with the fields that
@@ -80,13 +81,20 @@ func showLeaks(w io.Writer, doc leaksDoc, asJSON bool) error {
 	} else {
 		printLeaks(p, doc)
 	}
-	if p.err == nil && (doc.Leaks == nil || doc.Leaks.Packets > doc.Leaks.Dropped) {
+	if p.err == nil && (doc.Leaks == nil || doc.Leaks.Packets > doc.Leaks.Dropped || doc.Witness.Error != "") {
 		return errQuiet
 	}
 	return p.err
 }
 
 func printLeaks(w io.Writer, doc leaksDoc) {
+	printFindings(w, doc)
+	if doc.Witness.Error != "" {
+		fmt.Fprintf(w, "leaks are %s; NOT AS IT SHOULD BE: %s\n", leaksAre(&doc.Witness), doc.Witness.Error)
+	}
+}
+
+func printFindings(w io.Writer, doc leaksDoc) {
 	switch {
 	case doc.Leaks == nil:
 		fmt.Fprintf(w, "packets are not watched: %s\n", doc.Witness.Reason)

@@ -16,8 +16,8 @@ import (
 )
 
 const statusLong = `Show every session of the running daemon and the last incidents. The exit code
-is 0 when there is a session and every one is enforcing, 1 when not, 3 when no
-daemon answers.
+is 0 when there is a session and every one is enforcing{{if .Witness}}, and packets are counted
+or dropped as asked{{end}}; 1 when not, 3 when no daemon answers.
 
 --wait asks again until every session is enforcing or the time is over.
 
@@ -39,6 +39,8 @@ daemon answers.
     unenforceable[]     what routing cannot protect, in words
 {{if .Witness}}    leaks               what left outside the tunnel for its prefixes: packets,
                         bytes, dropped, by[] (as below)
+    on_leak             what is done with those now: count or drop; off: not even
+                        counted
 {{end}}  incidents[]           the last ones, oldest first
     id, tunnel          number since start; tunnel of the session
     what                removed, readded, restored, reported, failed; ended: a
@@ -68,13 +70,15 @@ daemon answers.
       incident          the incident that it belongs to; absent for a finding
       packets, bytes, dropped, first, last
   witness
-    mode                off, count, drop
+    mode                off, count, drop: what is done now
+    asked               what was asked for, where that is another
     reason, error       why it is off; why what is in force is not what should be
     guard, until        folder of what outlives the daemon; when drops end
     adopted, holding[]  a guard was taken over; tunnels that are away under one
     senders, gap        what naming senders lacks; why new interfaces have a gap
     suppressed, lost    samples held back or lost; counts are exact all the same
-    interfaces[]        interface, mode, gap_us, error
+    interfaces[]        interface, mode, gap_us, error; displaced, by: how often
+                        another TCX program was before culvert's, and which
 {{end}}
 ` + exitHelp
 
@@ -116,7 +120,7 @@ func awaitStatus(ctx context.Context, socket string, wait time.Duration) (report
 	deadline := time.Now().Add(wait)
 	for {
 		st, err := askStatus(ctx, socket)
-		final := errors.Is(err, control.ErrDenied) || (err == nil && enforced(st))
+		final := errors.Is(err, control.ErrDenied) || (err == nil && right(st))
 		if final || !time.Now().Add(pollEvery).Before(deadline) {
 			return st, err
 		}
@@ -145,6 +149,9 @@ func enforced(st report.Status) bool {
 	return len(st.Sessions) > 0
 }
 
+// right reports whether all is as it was asked for, the witness too.
+func right(st report.Status) bool { return enforced(st) && st.Witness.Error == "" }
+
 func showStatus(w io.Writer, st report.Status, asJSON bool) error {
 	var err error
 	if asJSON {
@@ -154,7 +161,7 @@ func showStatus(w io.Writer, st report.Status, asJSON bool) error {
 		printStatus(p, st)
 		err = p.err
 	}
-	if err == nil && !enforced(st) {
+	if err == nil && !right(st) {
 		return errQuiet
 	}
 	return err

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"strings"
 	"testing"
@@ -127,6 +128,18 @@ func TestSayOpened(t *testing.T) {
 	}
 }
 
+// TestStatusRight: sessions that are all enforcing are not enough.
+func TestStatusRight(t *testing.T) {
+	st := report.Status{Sessions: []report.Session{{SessionStatus: enforce.SessionStatus{State: enforce.Enforcing}}}}
+	if err := showStatus(io.Discard, st, false); err != nil {
+		t.Error(err)
+	}
+	st.Witness.Error = "not pinned"
+	if err := showStatus(io.Discard, st, true); exitCode(err) != exitWrong {
+		t.Errorf("a witness that is not as it should be: %v", err)
+	}
+}
+
 func TestWitnessLine(t *testing.T) {
 	at := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
 	none, some := &report.Leaks{}, &report.Leaks{Totals: report.Totals{Packets: 2, Bytes: 180, Dropped: 2}}
@@ -141,6 +154,16 @@ func TestWitnessLine(t *testing.T) {
 		{report.Status{Leaks: none, Witness: report.Witness{Mode: report.Drop, Error: "no memory", Unwatched: 1, Senders: "no cgroup"}},
 			"\npackets: none has leaked; leaks are dropped; 1 interfaces not watched; senders known in part: no cgroup\npackets: NOT AS IT SHOULD BE: no memory\n"},
 	}
+	tests = append(tests, struct {
+		st   report.Status
+		want string
+	}{report.Status{
+		Sessions: []report.Session{{SessionStatus: enforce.SessionStatus{Tunnel: "tun0"}, OnLeak: report.Off}, {OnLeak: report.Drop}},
+		Leaks:    none,
+		Witness: report.Witness{Mode: report.Count, Asked: report.Drop, Error: "no memory",
+			Interfaces: []report.Watched{{Interface: "eth0", Displaced: 3, By: "program 7 (beyla)"}}},
+	}, "\npackets: none has leaked, but those of tun0 are NOT WATCHED; leaks are counted, NOT DROPPED as was asked" +
+		"; on eth0 another program was put before culvert's 3 times, and culvert's first again (program 7 (beyla))\npackets: NOT AS IT SHOULD BE: no memory\n"})
 	for _, tt := range tests {
 		var b strings.Builder
 		printWitness(&b, &tt.st)

@@ -166,7 +166,31 @@ func printWitness(w io.Writer, st *report.Status) {
 	default:
 		fmt.Fprintf(w, "\npackets: %s (\"culvert leaks\" tells who)", leaked(st.Leaks.Totals))
 	}
-	fmt.Fprintf(w, "; leaks are %s%s\n", map[report.Mode]string{report.Count: "counted", report.Drop: "dropped"}[x.Mode], conditions(x, len(st.Sessions)))
+	if blind := unseen(st.Sessions); len(blind) > 0 {
+		fmt.Fprintf(w, ", but those of %s are NOT WATCHED", strings.Join(blind, ", "))
+	}
+	fmt.Fprintf(w, "; leaks are %s%s\n", leaksAre(x), conditions(x, len(st.Sessions)))
+}
+
+// unseen are the tunnels whose leaks are not even counted.
+func unseen(sessions []report.Session) (tunnels []string) {
+	for _, s := range sessions {
+		if s.OnLeak == report.Off {
+			tunnels = append(tunnels, s.Tunnel)
+		}
+	}
+	return tunnels
+}
+
+// leaksAre says what is done with leaks, by what is in force.
+func leaksAre(x *report.Witness) string {
+	switch {
+	case x.Mode == report.Drop:
+		return "dropped"
+	case x.Asked == report.Drop:
+		return "counted, NOT DROPPED as was asked"
+	}
+	return "counted"
 }
 
 // conditions are what is out of the ordinary.
@@ -180,6 +204,9 @@ func conditions(x *report.Witness, sessions int) string {
 	add(len(x.Holding) > 0, "; guarding while %s is away", strings.Join(x.Holding, ", "))
 	add(!x.Until.IsZero(), "; until %s if nothing renews it", x.Until.Format(time.TimeOnly))
 	add(x.Mode == report.Drop && x.Guard == "" && sessions > 0, "; not pinned, so only as long as the daemon lives")
+	for _, i := range x.Interfaces {
+		add(i.Displaced > 0, "; on %s another program was put before culvert's %d times, and culvert's first again (%s)", i.Interface, i.Displaced, i.By)
+	}
 	add(x.Unwatched > 0, "; %d interfaces not watched", x.Unwatched)
 	add(x.Senders != "", "; senders known in part: %s", x.Senders)
 	add(x.Error != "", "\npackets: NOT AS IT SHOULD BE: %s", x.Error)

@@ -15,6 +15,9 @@ import (
 // patience is how long something may take on a busy machine.
 const patience = 20 * time.Second
 
+// settling is how long what should not come is waited for.
+const settling = time.Second
+
 // totals are sums as every part of the document has them.
 type totals struct {
 	Packets int `json:"packets"`
@@ -70,6 +73,7 @@ type status struct {
 		State   string `json:"state"`
 		Error   string `json:"error"`
 		Removed int    `json:"removed"`
+		OnLeak  string `json:"on_leak"`
 		Leaks   *leaks `json:"leaks"`
 	} `json:"sessions"`
 	Incidents []incident `json:"incidents"`

@@ -19,7 +19,8 @@ type Status struct {
 // Session is a session and what leaked of it.
 type Session struct {
 	enforce.SessionStatus
-	Leaks *Leaks `json:"leaks,omitempty"` // by its prefixes, since the start; nil when nothing was measured
+	Leaks  *Leaks `json:"leaks,omitempty"`   // by its prefixes, since the start; nil when nothing was measured
+	OnLeak Mode   `json:"on_leak,omitempty"` // what the policy in force does with them; off: they are not even counted
 }
 
 // Incident is an incident and what left outside the tunnel because of it.
@@ -119,7 +120,8 @@ const (
 
 // Witness is the state of the witness of packets.
 type Witness struct {
-	Mode       Mode      `json:"mode"`
+	Mode       Mode      `json:"mode"`                // what the policy in force does
+	Asked      Mode      `json:"asked,omitempty"`     // what was asked for, where that is another
 	Reason     string    `json:"reason,omitempty"`    // why it is off
 	Error      string    `json:"error,omitempty"`     // why what is in force is not what should be
 	Guard      string    `json:"guard,omitempty"`     // folder of what outlives the daemon
@@ -137,9 +139,11 @@ type Witness struct {
 // Watched is how one interface is watched.
 type Watched struct {
 	Interface string `json:"interface"`
-	Mode      string `json:"mode"`             // tcx, clsact, tunnel, loopback, none
-	Error     string `json:"error,omitempty"`  // why it is none
-	Gap       int64  `json:"gap_us,omitempty"` // microseconds from when it was heard of to when it was watched
+	Mode      string `json:"mode"`                // tcx, clsact, tunnel, loopback, none
+	Error     string `json:"error,omitempty"`     // why it is none, or why packets may pass unseen
+	Gap       int64  `json:"gap_us,omitempty"`    // microseconds from when it was heard of to when it was watched
+	Displaced uint64 `json:"displaced,omitempty"` // how often another TCX program stood before culvert's, which is first again
+	By        string `json:"by,omitempty"`        // which one, the last time
 }
 
 // Event is one line of what happens.

@@ -120,8 +120,20 @@ func (j *Join) Begin() {
 }
 
 // Freeze is called before the enforcer stops. A guard that holds a session stays
-// as it is; it reports whether there is one.
-func (j *Join) Freeze() bool { return j.keep != nil && j.keep.freeze() }
+// as it is; it reports whether there is one, and it is pinned.
+func (j *Join) Freeze() bool {
+	if j.keep == nil || !j.keep.freeze() {
+		return false
+	}
+	st, err := j.opt.Probe.Status()
+	if err == nil && st.Unpinned != "" {
+		err = errors.New(st.Unpinned)
+	}
+	if err != nil {
+		j.log.Error("the guard ends with this process: leaks are dropped no longer", "err", err)
+	}
+	return err == nil
+}
 
 // Forget lets go of a session that only an earlier daemon's guard still holds.
 func (j *Join) Forget(tunnel string) bool { return j.keep != nil && j.keep.forget(tunnel) }
@@ -296,6 +308,7 @@ func (j *Join) report(st enforce.Status) report.Status {
 		j.Patch(&rs.SessionStatus)
 		if j.opt.Probe != nil {
 			rs.Leaks = j.ledger.ofTunnel(s.Tunnel)
+			rs.OnLeak = j.keep.done(s.Tunnel)
 		}
 		out.Sessions = append(out.Sessions, rs)
 	}
@@ -327,13 +340,13 @@ func (j *Join) state() report.Witness {
 	if j.opt.Probe == nil {
 		return report.Witness{Mode: report.Off, Reason: j.opt.Reason, Interfaces: []report.Watched{}}
 	}
-	w := report.Witness{Mode: report.Count, Interfaces: []report.Watched{}}
-	if j.opt.Rules.drops() {
-		w.Mode = report.Drop
+	w := report.Witness{Mode: j.keep.mode(), Interfaces: []report.Watched{}}
+	if j.opt.Rules.drops() && w.Mode != report.Drop {
+		w.Asked = report.Drop
 	}
 	holding, keepErr := j.keep.state()
 	st, err := j.opt.Probe.Status()
-	if err := errors.Join(keepErr, j.failed, err); err != nil {
+	if err := errors.Join(keepErr, j.failed, err, j.wrong(&st)); err != nil {
 		w.Error = err.Error()
 	}
 	w.Holding = holding
@@ -348,8 +361,27 @@ func (j *Join) state() report.Witness {
 	return w
 }
 
+// wrong is what keeps drops from being what was asked for.
+func (j *Join) wrong(st *loader.Status) error {
+	if !j.opt.Rules.drops() {
+		return nil
+	}
+	var errs []error
+	if st.Unpinned != "" {
+		errs = append(errs, errors.New("not pinned, drops end with the daemon: "+st.Unpinned))
+	}
+	for _, i := range st.Interfaces {
+		if i.Err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", i.Name, i.Err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 func watched(i loader.Interface) report.Watched {
-	w := report.Watched{Interface: i.Name, Mode: i.Mode.String(), Gap: i.Gap.Microseconds()}
+	w := report.Watched{
+		Interface: i.Name, Mode: i.Mode.String(), Gap: i.Gap.Microseconds(), Displaced: i.Displaced, By: i.Rival,
+	}
 	if i.Err != nil {
 		w.Error = i.Err.Error()
 	}

@@ -220,3 +220,29 @@ func TestFeedIsBounded(t *testing.T) {
 		t.Errorf("after one has left: %v", err)
 	}
 }
+
+// TestJoinSaysWhatLacks: a probe that drops, but not as it was asked, is said to.
+func TestJoinSaysWhatLacks(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		want   Rules
+		status loader.Status
+		says   string
+	}{
+		{"not pinned", Rules{Guard: true}, loader.Status{Unpinned: "read-only"}, "not pinned, drops end with the daemon: read-only"},
+		{"not pinned, nobody asked", Rules{}, loader.Status{Unpinned: "read-only"}, ""},
+		{"an interface", Rules{Drop: true}, loader.Status{Interfaces: []loader.Interface{{Name: "eth0", Err: errors.New("full")}}}, "eth0: full"},
+		{"all is well", Rules{Drop: true}, loader.Status{Interfaces: []loader.Interface{{Name: "eth0", Mode: loader.ModeTCX}}}, ""},
+	} {
+		p := &fakeProbe{status: tt.status}
+		j, _ := joined(t, p, tt.want)
+		j.Protect(sessions(protected("tun0", 7, "10.0.0.0/8")))
+		st, err := j.Report(context.Background(), enforce.Status{})
+		if err != nil || st.Witness.Error != tt.says {
+			t.Errorf("%s: %q, %v", tt.name, st.Witness.Error, err)
+		}
+		if stays := j.Freeze(); stays != (tt.want.Guard && tt.says == "") {
+			t.Errorf("%s: the guard is said to stay: %t", tt.name, stays)
+		}
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/culvert-project/culvert/cmd/culvert/internal/report"
 	"github.com/culvert-project/culvert/enforce"
 	"github.com/culvert-project/culvert/loader"
 )
@@ -31,6 +32,7 @@ type keeper struct {
 	frozen  bool                       // nothing is set any more
 	err     error                      // of the last setting
 	inForce *loader.Config             // the last that was set, its deadline apart; nil before
+	until   time.Time                  // its deadline
 }
 
 func newKeeper(p Probe, want Rules, log *slog.Logger) *keeper {
@@ -138,7 +140,7 @@ func (k *keeper) set(renew bool) {
 		return
 	}
 	same := pol.config
-	pol.config.Until = k.until(p.Sessions, now)
+	pol.config.Until = k.deadline(p.Sessions, now)
 	maps.Copy(k.owners, pol.owners)
 	if err := k.probe.Set(pol.config); err != nil {
 		if k.err == nil {
@@ -147,7 +149,7 @@ func (k *keeper) set(renew bool) {
 		k.err = err
 		return
 	}
-	k.err, k.inForce = nil, &same
+	k.err, k.inForce, k.until = nil, &same, pol.config.Until
 }
 
 // noteAway keeps track of which tunnels are away.
@@ -167,9 +169,9 @@ func (k *keeper) noteAway(sessions []enforce.ProtectedSession, now time.Time) {
 	maps.DeleteFunc(k.freed, func(tunnel string, _ bool) bool { return gone(tunnel) })
 }
 
-// until is when drops end without this process: For from now, as long as there
+// deadline is when drops end without this process: For from now, as long as there
 // is a tunnel; else when the last guard of those that are away does.
-func (k *keeper) until(sessions []enforce.ProtectedSession, now time.Time) time.Time {
+func (k *keeper) deadline(sessions []enforce.ProtectedSession, now time.Time) time.Time {
 	if k.want.For == 0 || len(sessions) == 0 {
 		return time.Time{}
 	}
@@ -208,6 +210,51 @@ func (k *keeper) state() (holding []string, err error) {
 	}
 	slices.Sort(holding)
 	return holding, k.err
+}
+
+// done is what the policy in force does about the leaks of a tunnel's prefixes:
+// Off where it has none of them, so that they are not even counted.
+func (k *keeper) done(tunnel string) report.Mode {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.doneLocked(tunnel)
+}
+
+func (k *keeper) doneLocked(tunnel string) report.Mode {
+	if k.held {
+		return report.Drop // a guard that was adopted: it is there to drop
+	}
+	mode := report.Off
+	if k.inForce == nil {
+		return mode
+	}
+	over := !k.until.IsZero() && !k.now().Before(k.until)
+	for _, p := range k.inForce.Prefixes {
+		if p.Class != loader.Protected || k.owners[p.ID].tunnel != tunnel {
+			continue
+		}
+		if !p.Drop || over {
+			return report.Count
+		}
+		mode = report.Drop
+	}
+	return mode
+}
+
+// mode is what the policy in force does about leaks: it drops where it does so
+// for every session. Where there is none it is what would be done.
+func (k *keeper) mode() report.Mode {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !k.want.drops() {
+		return report.Count
+	}
+	for _, s := range k.sessions() {
+		if !k.freed[s.Tunnel] && k.doneLocked(s.Tunnel) != report.Drop {
+			return report.Count
+		}
+	}
+	return report.Drop
 }
 
 // release empties the policy, so that nothing stays pinned, unless it is frozen.

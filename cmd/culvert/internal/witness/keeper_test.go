@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/culvert-project/culvert/cmd/culvert/internal/report"
 	"github.com/culvert-project/culvert/enforce"
 	"github.com/culvert-project/culvert/loader"
 )
@@ -225,4 +226,35 @@ func TestKeeperStops(t *testing.T) {
 			t.Errorf("%s: in force at the end:\n%s", tt.name, p.last())
 		}
 	}
+}
+
+// TestKeeperMode: what is said of drops is what the policy in force does, for
+// each session by itself.
+func TestKeeperMode(t *testing.T) {
+	p := &fakeProbe{}
+	k, now := clock(p, Rules{Drop: true, For: time.Minute})
+	tun := protected("tun0", 7, "10.0.0.0/8")
+	step := func(when string, mode, tun0, wg0 report.Mode) {
+		t.Helper()
+		if a, b, c := k.mode(), k.done("tun0"), k.done("wg0"); a != mode || b != tun0 || c != wg0 {
+			t.Errorf("%s: %s, of tun0 %s, of wg0 %s; want %s, %s, %s", when, a, b, c, mode, tun0, wg0)
+		}
+	}
+	step("nothing is protected", report.Drop, report.Off, report.Off)
+	k.protect(sessions(tun))
+	step("a session", report.Drop, report.Drop, report.Off)
+	p.fail = errors.New("no memory")
+	k.protect(sessions(tun, protected("wg0", 9, "10.1.0.0/16")))
+	step("a second one, that could not be set", report.Count, report.Drop, report.Off)
+	p.fail = nil
+	k.tick()
+	step("tried again", report.Drop, report.Drop, report.Drop)
+	*now = start.Add(time.Hour)
+	step("nothing renewed the deadline", report.Count, report.Count, report.Count)
+	k.tick()
+	step("renewed", report.Drop, report.Drop, report.Drop)
+
+	k, _ = clock(&fakeProbe{}, Rules{})
+	k.protect(sessions(tun))
+	step("nobody asked for drops", report.Count, report.Count, report.Off)
 }
