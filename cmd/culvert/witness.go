@@ -247,8 +247,11 @@ type linkName struct {
 // errWay: the routes were not read from where packets take them.
 var errWay = errors.New("no system that tells of ways")
 
-// namesFor is how long a name is good.
-const namesFor = time.Second
+// namesFor is how long a name is good, namesKept how many are kept.
+const (
+	namesFor  = time.Second
+	namesKept = 4096
+)
 
 // Way asks which way a packet would go.
 func (a *asker) Way(ctx context.Context, p witness.Packet) (witness.Way, error) {
@@ -264,6 +267,9 @@ func (a *asker) Link(index int) string {
 	var n linkName
 	if i, err := net.InterfaceByIndex(index); err == nil {
 		n = linkName{i.Name, now}
+	}
+	if len(a.names) >= namesKept {
+		clear(a.names) // of interfaces that come and go
 	}
 	a.names[index] = linkName{n.name, now}
 	return n.name

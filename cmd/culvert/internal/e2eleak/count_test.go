@@ -3,6 +3,7 @@
 package e2eleak
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -374,4 +375,23 @@ func hooks(p *testenv.Program) map[string]string {
 		out[name] = p.Bin + " hook openvpn --require --socket " + p.Socket
 	}
 	return out
+}
+
+// TestManyNames: a process that has another name for each packet that leaks is
+// one row, and fills no log.
+func TestManyNames(t *testing.T) {
+	needs(t)
+	const packets = 2000
+	s := newStub(t)
+	d := s.daemon(t, "--on-leak", "drop")
+	speech{dst: "172.31.1.10", device: "eth0", count: packets, rename: true, uid: 65534}.say(t, s.Client)
+	s.settled(t, packets)
+	list := s.table(t)
+	if len(list.By) != 1 || list.Packets != packets || list.Dropped != packets || list.By[0].Process != fmt.Sprint("name", packets) {
+		t.Errorf("%d of %d in %d rows: %+v", list.Packets, packets, len(list.By), list.By[:min(3, len(list.By))])
+	}
+	if n := strings.Count(d.Output(), "msg=leak "); n == 0 || n > 5 {
+		t.Errorf("%d lines in the log", n)
+	}
+	stopped(t, d)
 }

@@ -30,6 +30,7 @@ type speech struct {
 	packet string // hardware address: by a packet socket on the device
 	choose bool   // choose the device by an ancillary message, packet by packet
 	src    string // bind to this address
+	rename bool   // take another name for each packet
 	uid    uint32
 }
 
@@ -42,7 +43,7 @@ func (s speech) args() []string {
 	return []string{
 		"-dst", s.dst, "-count", fmt.Sprint(s.count), "-pause", s.pause.String(),
 		"-device", s.device, "-mark", fmt.Sprint(s.mark), "-packet", s.packet,
-		fmt.Sprintf("-choose=%t", s.choose), "-src", s.src,
+		fmt.Sprintf("-choose=%t", s.choose), fmt.Sprintf("-rename=%t", s.rename), "-src", s.src,
 	}
 }
 
@@ -83,6 +84,7 @@ func talk(args []string) error {
 	mark := f.Int("mark", 0, "")
 	packet := f.String("packet", "", "")
 	choose := f.Bool("choose", false, "")
+	rename := f.Bool("rename", false, "")
 	src := f.String("src", "", "")
 	if err := f.Parse(args); err != nil {
 		return err
@@ -103,7 +105,22 @@ func talk(args []string) error {
 	if err != nil {
 		return err
 	}
+	if *rename {
+		send = renamed(send)
+	}
 	return repeat(send, *count, *pause)
+}
+
+// renamed sends each packet under another name of the process.
+func renamed(send func([]byte) error) func([]byte) error {
+	n := 0
+	return func(b []byte) error {
+		n++
+		if err := os.WriteFile(fmt.Sprintf("/proc/self/task/%d/comm", os.Getpid()), []byte(fmt.Sprint("name", n)), 0); err != nil {
+			return err
+		}
+		return send(b)
+	}
 }
 
 // repeat sends; what is refused (no buffers: dropped; invalid: the interface is

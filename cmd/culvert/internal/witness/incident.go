@@ -97,7 +97,7 @@ func (t *tracked) fits(device string, to netip.Addr) bool {
 }
 
 // charge adds what a sender leaked.
-func (t *tracked) charge(id who, words func(who) report.Sender, sum report.Totals, shared bool) {
+func (t *tracked) charge(id who, words func() report.Sender, sum report.Totals, shared bool) {
 	t.sum.Add(sum)
 	t.sum.Shared = t.sum.Shared || shared
 	own := t.senders[id]
@@ -105,7 +105,7 @@ func (t *tracked) charge(id who, words func(who) report.Sender, sum report.Total
 		if len(t.senders) >= sendersKept {
 			return
 		}
-		s := words(id)
+		s := words()
 		own = &s
 		t.senders[id] = own
 	}

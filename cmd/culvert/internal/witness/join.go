@@ -53,6 +53,7 @@ type Join struct {
 	ledger *ledger
 	next   time.Time // of the next reading
 	feed   feed
+	lines  quota
 	failed error // of the last reading
 }
 
@@ -221,7 +222,7 @@ func (j *Join) sample(ctx context.Context, s *loader.Sample) {
 		return
 	}
 	now := time.Now()
-	if j.ledger.sample(ctx, s, now) {
+	if j.ledger.sample(ctx, s, now) && j.lines.take(now) {
 		j.log.Warn("leak", "interface", j.ledger.deviceName(s.Interface), "to", s.Destination, "process", s.Comm, "pid", s.PID,
 			"origin", s.Origin, "why", j.ledger.causes[sampleWho(s)].text, "dropped", s.Dropped)
 	}
@@ -249,6 +250,9 @@ func (j *Join) read(ctx context.Context) {
 	now := time.Now()
 	j.next = now.Add(idleRead)
 	j.feed.tell(j.ledger.events(now))
+	if n := j.lines.hidden(now); n > 0 {
+		j.log.Warn("more leaks, not logged", "senders", n)
+	}
 	if at := j.ledger.untold(); !at.IsZero() {
 		j.wantRead(at)
 	}

@@ -16,6 +16,9 @@ import (
 const (
 	incidentsKept = 256 // as many as the enforcer keeps
 	rowsKept      = 2048
+	othersKept    = 256 // beyond them, of those that there is no room to tell apart
+	causesKept    = 4096
+	namesKept     = 4096
 	samplesKept   = 4096
 	looseKept     = 512
 	looseFor      = time.Minute // an incident may be told of this long after its packets were counted
@@ -65,10 +68,12 @@ type rowKey struct {
 // loose is an amount that a route of table main may have let out.
 type loose struct {
 	id       who
+	comm     string // the sender's name at the time
 	to       netip.AddrPort
 	from, by time.Time // when its packets left
 	sum      report.Totals
 	cause    cause
+	row      rowKey // that it was added to
 }
 
 // note is what a sample teaches: which packets left when.
@@ -119,8 +124,19 @@ func (l *ledger) ask(ctx context.Context, s seen, now time.Time) cause {
 	}
 	l.name(s.id.device)
 	c := explain(ctx, l.limited(), &s)
-	l.causes[s.id] = dated{c, now}
+	l.keepCause(s.id, dated{c, now})
 	return c
+}
+
+// keepCause makes room by letting go of any other: whose it was is asked again.
+func (l *ledger) keepCause(id who, c dated) {
+	if _, ok := l.causes[id]; !ok && len(l.causes) >= causesKept {
+		for victim := range l.causes {
+			delete(l.causes, victim)
+			break
+		}
+	}
+	l.causes[id] = c
 }
 
 // limited is the system while the budget lasts.
@@ -173,7 +189,21 @@ func (l *ledger) read(ctx context.Context, counters []loader.Counter, senders []
 	gone := func(id who) bool { return !present[id] }
 	maps.DeleteFunc(l.charged, func(id who, _ report.Totals) bool { return gone(id) })
 	maps.DeleteFunc(l.causes, func(id who, c dated) bool { return gone(id) && now.Sub(c.at) > looseFor })
+	l.forgetNames(counters)
 	l.lastRead = now
+}
+
+// forgetNames lets go of interfaces that no sum is of any more, once there are
+// too many.
+func (l *ledger) forgetNames(counters []loader.Counter) {
+	if len(l.names) <= namesKept {
+		return
+	}
+	counted := map[int]bool{}
+	for _, c := range counters {
+		counted[c.Interface] = true
+	}
+	maps.DeleteFunc(l.names, func(index int, _ string) bool { return !counted[index] })
 }
 
 // effective is what of an interface's sum counts: one that sits on others only
@@ -208,12 +238,12 @@ func (l *ledger) book(ctx context.Context, key counterKey, gain report.Totals, s
 		}
 		gain = minus(gain, share)
 		c := l.causeOf(ctx, seen{id: id, to: s.To, proto: s.Proto, tos: s.TOS, mark: s.Mark, cgroup: s.Cgroup}, now)
-		l.enter(loose{id, s.To, later(s.First, l.lastRead), s.Last, share, c})
+		l.enter(loose{id: id, comm: s.Comm, to: s.To, from: later(s.First, l.lastRead), by: s.Last, sum: share, cause: c})
 	}
 	if gain.Packets > 0 {
 		id := who{device: key.device, prefix: key.prefix, reason: key.reason, pid: 0, uid: -1}
 		c := l.causeOf(ctx, seen{id: id}, now)
-		l.enter(loose{id, netip.AddrPort{}, l.lastRead, now, gain, c})
+		l.enter(loose{id: id, from: l.lastRead, by: now, sum: gain, cause: c})
 	}
 }
 
@@ -246,7 +276,7 @@ func (l *ledger) enter(x loose) {
 		return
 	}
 	if !l.settle(x) {
-		l.add(x, 0, x.sum)
+		x.row = l.add(x, 0, x.sum)
 		if len(l.loose) < looseKept {
 			l.loose = append(l.loose, x)
 		}
@@ -266,7 +296,7 @@ func (l *ledger) settle(x loose) bool {
 		own := x
 		own.cause = s.to.cause()
 		l.add(own, s.to.ID, s.sum)
-		s.to.charge(x.id, l.sender, s.sum, s.shared)
+		s.to.charge(x.id, func() report.Sender { return l.sender(x.id, x.comm) }, s.sum, s.shared)
 	}
 	return true
 }
@@ -368,37 +398,49 @@ func fraction(t report.Totals, w, all uint64) report.Totals {
 	return report.Totals{Packets: t.Packets * w / all, Bytes: t.Bytes * w / all, Dropped: t.Dropped * w / all}
 }
 
-// add books an amount to a row.
-func (l *ledger) add(x loose, incident uint64, sum report.Totals) {
-	key := rowKey{x.id, x.cause.mechanism, incident}
+// add books an amount to a row, and returns which.
+func (l *ledger) add(x loose, incident uint64, sum report.Totals) rowKey {
+	key := l.rowOf(x.id, rowKey{x.id, x.cause.mechanism, incident})
 	r := l.rows[key]
-	if r == nil && len(l.rows) >= rowsKept {
-		key.id = who{device: x.id.device, prefix: x.id.prefix, reason: x.id.reason, uid: -1, comm: "others"}
-		r = l.rows[key]
-	}
 	if r == nil {
-		r = l.finding(key, x.from)
+		r = l.finding(key, &x)
 		l.rows[key] = r
 	}
 	r.Add(sum)
 	r.Last, r.Why = later(r.Last, x.by), x.cause.text
+	if x.comm != "" && !key.id.others {
+		r.Process = x.comm
+	}
 	if x.to.IsValid() {
 		r.To = destination(x)
 	}
 	now := l.fresh[key]
 	now.Add(sum)
 	l.fresh[key] = now
+	return key
+}
+
+// rowOf finds a row that there is room for: a sender's own, else one for the
+// others of its interface, prefix and mechanism, else the one for all.
+func (l *ledger) rowOf(id who, own rowKey) rowKey {
+	if _, ok := l.rows[own]; ok || len(l.rows) < rowsKept {
+		return own
+	}
+	others := rowKey{who{device: id.device, prefix: id.prefix, reason: id.reason, others: true}, own.mechanism, 0}
+	if _, ok := l.rows[others]; ok || len(l.rows) < rowsKept+othersKept {
+		return others
+	}
+	return rowKey{who{others: true}, report.Unknown, 0}
 }
 
 // take undoes add for an amount that went to an incident after all.
 func (l *ledger) take(x loose) {
-	key := rowKey{x.id, x.cause.mechanism, 0}
-	r := l.rows[key]
+	r := l.rows[x.row]
 	if r == nil {
 		return
 	}
 	r.Totals = minus(r.Totals, x.sum)
 	if r.Packets == 0 {
-		delete(l.rows, key)
+		delete(l.rows, x.row)
 	}
 }

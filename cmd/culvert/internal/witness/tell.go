@@ -45,7 +45,7 @@ func (l *ledger) deviceName(index int) string {
 func sampleWho(s *loader.Sample) who {
 	w := who{
 		device: s.Interface, ingress: s.Ingress, bound: s.Bound, prefix: s.Prefix, reason: s.Reason,
-		origin: s.Origin, pid: s.PID, uid: s.UID, comm: s.Comm,
+		origin: s.Origin, pid: s.PID, uid: s.UID,
 	}
 	if s.Origin == loader.Forwarded {
 		w.source = s.Source.Addr()
@@ -56,16 +56,16 @@ func sampleWho(s *loader.Sample) who {
 func senderWho(s *loader.Sender) who {
 	return who{
 		device: s.Interface, ingress: s.Ingress, bound: s.Bound, prefix: s.Prefix, reason: s.Reason,
-		origin: s.Origin, pid: s.PID, uid: s.UID, comm: s.Comm, source: s.Source,
+		origin: s.Origin, pid: s.PID, uid: s.UID, source: s.Source,
 	}
 }
 
 // finding begins a row.
-func (l *ledger) finding(key rowKey, first time.Time) *report.Finding {
+func (l *ledger) finding(key rowKey, x *loose) *report.Finding {
 	own, ok := l.ownerOf(key.id.prefix)
 	f := &report.Finding{
-		Sender: l.sender(key.id), Tunnel: own.tunnel, Interface: l.deviceName(key.id.device),
-		Mechanism: key.mechanism, Incident: key.incident, First: first,
+		Sender: l.sender(key.id, x.comm), Tunnel: own.tunnel, Interface: l.deviceName(key.id.device),
+		Mechanism: key.mechanism, Incident: key.incident, First: x.from,
 	}
 	if ok {
 		f.Prefix = own.prefix.String()
@@ -73,9 +73,15 @@ func (l *ledger) finding(key rowKey, first time.Time) *report.Finding {
 	return f
 }
 
+// othersName stands for the process of all that there was no room to tell apart.
+const othersName = "others"
+
 // sender puts who sent into words.
-func (l *ledger) sender(id who) report.Sender {
-	s := report.Sender{Process: id.comm, PID: id.pid, UID: id.uid, Origin: id.origin.String()}
+func (l *ledger) sender(id who, comm string) report.Sender {
+	if id.others {
+		return report.Sender{Process: othersName, UID: -1, Origin: loader.Unowned.String()}
+	}
+	s := report.Sender{Process: comm, PID: id.pid, UID: id.uid, Origin: id.origin.String()}
 	if id.origin == loader.Forwarded {
 		s.Ingress, s.Source = l.deviceName(id.ingress), id.source.String()
 		s.UID = -1
@@ -98,7 +104,8 @@ func destination(x loose) string {
 // The bounds of what is shown of each sum in a status.
 const shownBy = 16
 
-// findings are the rows that a function chooses, most packets first.
+// findings are the rows that a function chooses, most packets first. Those beyond
+// the limit are added up in the last.
 func (l *ledger) findings(limit int, choose func(*report.Finding) bool) []report.Finding {
 	out := []report.Finding{}
 	for _, r := range l.rows {
@@ -109,7 +116,19 @@ func (l *ledger) findings(limit int, choose func(*report.Finding) bool) []report
 	slices.SortFunc(out, func(a, b report.Finding) int {
 		return cmp.Or(cmp.Compare(b.Packets, a.Packets), a.First.Compare(b.First), cmp.Compare(a.PID, b.PID))
 	})
-	return out[:min(len(out), limit)]
+	if len(out) <= limit {
+		return out
+	}
+	rest := report.Finding{Sender: l.sender(who{others: true}, ""), Mechanism: report.Unknown, Why: "too many to tell apart", First: out[limit-1].First}
+	for i := range out[limit-1:] {
+		f := &out[limit-1+i]
+		rest.Add(f.Totals)
+		rest.Last = later(rest.Last, f.Last)
+		if f.First.Before(rest.First) {
+			rest.First = f.First
+		}
+	}
+	return append(out[:limit-1], rest)
 }
 
 // leaks is everything that leaked.

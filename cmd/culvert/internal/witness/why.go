@@ -71,15 +71,16 @@ type seen struct {
 	present bool // its prefix is in a policy that is known
 }
 
-// who tells senders apart.
+// who tells senders apart, by nothing that they can change at will: a process
+// has the name that it likes.
 type who struct {
 	device, ingress, bound int
 	prefix                 uint32
 	reason                 loader.Reason
 	origin                 loader.Origin
 	pid, uid               int
-	comm                   string
 	source                 netip.Addr
+	others                 bool // all whom there was no room to tell apart
 }
 
 // explain names the mechanism as far as it can be known. The lookup is made with
