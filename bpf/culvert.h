@@ -10,11 +10,14 @@
 /* ---- constants ---- */
 
 #define MAX_OWNERS 4	/* tunnels that may share a prefix */
-#define MAX_GATES 4	/* transports that may share a server address */
+#define MAX_GATES 8	/* transports that may share a server address */
+#define ANY_PROTO 255	/* of a gate: whatever goes to the server is the transport */
 #define MAX_COUNTERS 16384
 #define MAX_SENDERS 4096
 #define MAX_DEVICES 16384
 #define MAX_FRAGMENTS 1024
+#define MAX_SUBNETS 65536
+#define MAX_PACES 4096
 #define RING_BYTES (1 << 18)
 #define SAMPLE_WINDOW 100000000ULL /* 100 ms */
 
@@ -24,6 +27,7 @@ enum class {
 	CLASS_EXCLUDED,  /* may leave anywhere */
 	CLASS_IGNORED,   /* none of our business */
 	CLASS_SERVER,    /* excluded for the tunnel's own transport, protected from all else */
+	CLASS_GATEWAY,   /* the next hop to the server: the link's own needs may pass, nothing else */
 };
 
 enum action {
@@ -38,12 +42,20 @@ enum reason {
 	REASON_SERVER,	  /* the server's address, but not the tunnel's transport */
 	REASON_EARLY,	  /* a protected destination by a device that has no program (yet) */
 	REASON_OVERFLOW,  /* a leak that found the counters full */
+	REASON_GATEWAY,	  /* the gateway's address, but none of the link's own needs */
 	REASON_EXEMPT = 16,
-	REASON_EXEMPT_ND = REASON_EXEMPT, /* neighbour discovery of the link, hop limit 255 */
-	REASON_EXEMPT_DHCP,		  /* DHCP or DHCPv6 of the link */
-	REASON_EXEMPT_BROADCAST,	  /* a subnet's broadcast address, by the kernel's own route */
+	REASON_EXEMPT_ND = REASON_EXEMPT, /* this host's neighbour discovery with one on the link */
+	REASON_EXEMPT_DHCP,		  /* this host's DHCP or DHCPv6 with one on the link */
+	REASON_EXEMPT_BROADCAST,	  /* the broadcast address of a network on the link */
 	REASON_EXEMPT_DEVICE,		  /* a device that the operator excluded */
 	REASON_EXEMPT_FRAGMENT,		  /* a later fragment to the server, its first one lost on the way to us */
+};
+
+/* What the device's networks say of an address. */
+enum place {
+	PLACE_LINK,   /* of a network on the link */
+	PLACE_OWN,    /* this host's own, behind a device that leads back into this namespace */
+	PLACE_INWARD, /* behind a device that hands what it got from ingress back to ingress */
 };
 
 /* How the sender is known. */
@@ -66,6 +78,29 @@ struct prefix4 {
 struct prefix6 {
 	__u32 bits;
 	__be32 addr[4];
+};
+
+/* A device's network, the longest of which counts. */
+struct subnet_key {
+	__u32 bits; /* from ifindex on */
+	__u32 ifindex;
+	__u32 family; /* 4, 6 */
+	__be32 addr[4];
+};
+
+struct subnet {
+	__u32 place;
+	__be32 hosts; /* IPv4: the bits that are all ones in the broadcast address; 0: there is none */
+};
+
+struct pace_key {
+	__u32 ifindex;
+	__u32 reason;
+};
+
+struct pace {
+	__u64 window; /* began at */
+	__u64 used;
 };
 
 struct gate {
@@ -201,6 +236,11 @@ struct packet {
 	__u8 tos;
 	__u8 hops;
 	__u16 frag; /* as in an IPv4 header: offset and IP_MF */
+	__u16 size; /* IPv6: what the header says that follows it */
+	__u8 whole; /* protocol of the datagram that it is a fragment of, as each fragment has it */
+	bool sealed; /* an authentication header was passed over */
+	bool routed; /* final is where it goes in the end, by way of dest */
+	__be32 final[4];
 };
 
 /* ---- maps ---- */
@@ -276,6 +316,23 @@ struct {
 	__type(value, __u8);
 } fragments SEC(".maps");
 
+/* The networks on each device's link, and what leads back into this namespace. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, MAX_SUBNETS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct subnet_key);
+	__type(value, struct subnet);
+} subnets SEC(".maps");
+
+/* How many packets of a kind were exempt lately on a device. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_PACES);
+	__type(key, struct pace_key);
+	__type(value, struct pace);
+} paces SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, RING_BYTES);
@@ -325,6 +382,53 @@ static __always_inline bool owned(const struct rule *r, __u32 ifindex)
 		if (i < r->owners && r->owner[i] == ifindex)
 			return true;
 	return false;
+}
+
+/* net_of finds the network that holds the destination, of those on the device. */
+static __always_inline struct subnet *subnet_of(__u32 ifindex, const struct packet *p)
+{
+	struct subnet_key key = {
+		.bits = 8 * (sizeof(key) - sizeof(key.bits)), .ifindex = ifindex, .family = p->family,
+		.addr = {p->dest[0], p->dest[1], p->dest[2], p->dest[3]},
+	};
+
+	return bpf_map_lookup_elem(&subnets, &key);
+}
+
+/* of_kernel is true of a packet of one of the kernel's own sockets. One that a process has closed is no such. */
+static __always_inline bool of_kernel(const struct sk_buff *k)
+{
+	struct socket *socket = NULL;
+	struct file *file = NULL;
+	struct sock *sk = NULL;
+
+	peek(&sk, &k->sk);
+	peek(&socket, &sk->sk_socket);
+	return sk && socket && !peek(&file, &socket->file) && !file;
+}
+
+/* paced lets so many packets pass in a window, those of each device and reason apart. CPUs that meet may let a few more. */
+static __always_inline bool paced(__u32 ifindex, enum reason why)
+{
+	__u64 now = bpf_ktime_get_boot_ns(), window = why == REASON_EXEMPT_ND ? ND_WINDOW : DHCP_WINDOW;
+	struct pace_key key = {.ifindex = ifindex, .reason = why};
+	struct pace *p = bpf_map_lookup_elem(&paces, &key);
+	struct pace none = {.window = now};
+
+	if (!p) {
+		bpf_map_update_elem(&paces, &key, &none, BPF_NOEXIST);
+		p = bpf_map_lookup_elem(&paces, &key);
+	}
+	if (!p)
+		return false;
+	if (now - p->window >= window) {
+		p->window = now;
+		p->used = 0;
+	}
+	if (p->used >= (why == REASON_EXEMPT_ND ? ND_BURST : DHCP_BURST))
+		return false;
+	__sync_fetch_and_add(&p->used, 1);
+	return true;
 }
 
 /* to_many is true of multicast and of the limited broadcast, which are never leaks. */

@@ -45,24 +45,40 @@ static __always_inline struct rule *look6(const void *header, struct packet *p)
 	p->proto = ip.nexthdr;
 	p->tos = ntohs(*(const __be16 *)&ip) >> 4;
 	p->hops = ip.hop_limit;
+	p->size = ntohs(ip.payload_len);
 	p->upper = sizeof(ip);
 	return rule6(p->dest);
 }
 
-/* of_link: neighbour discovery and DHCP, which a new device begins with. leak looks closer once it is there. */
-static __always_inline bool of_link(const void *header, const struct packet *p)
+/* of_link: neighbour discovery and DHCP of this host. leak looks closer once the device has it. */
+static __always_inline bool of_link(const struct sk_buff *skb, const void *header, const struct packet *p)
 {
 	const void *upper = header + p->upper;
 	struct ports ports = {};
 	__u8 type = 0;
 
-	if (p->family == 6 && p->proto == IPPROTO_ICMPV6 && p->hops == 255)
-		return !peek(&type, (const __u8 *)upper) && type >= ND_FIRST && type <= ND_LAST;
+	if (skb->skb_iif || skb->len > DHCP_MAX)
+		return false;
+	if (p->family == 6 && p->proto == IPPROTO_ICMPV6 && p->hops == 255 && p->size <= ND_MAX)
+		return !peek(&type, (const __u8 *)upper) && (type == ND_SOLICIT || type == ND_ADVERTISE);
 	if (p->proto != IPPROTO_UDP || peek(&ports, (const struct ports *)upper))
 		return false;
 	if (p->family == 6)
 		return ports.source == htons(DHCPV6_CLIENT) && ports.dest == htons(DHCPV6_SERVER);
 	return ports.source == htons(DHCP_CLIENT) && ports.dest == htons(DHCP_SERVER);
+}
+
+/* exempt lets pass what the new device's link itself needs, no faster than leak does. */
+static __always_inline bool exempt(const struct sk_buff *skb, const void *header, const struct packet *p, const struct rule *r,
+				   __u32 ifindex)
+{
+	bool nd = p->proto == IPPROTO_ICMPV6;
+
+	if (!of_link(skb, header, p))
+		return false;
+	if (r->class != CLASS_GATEWAY && !subnet_of(ifindex, p) && !(nd && of_kernel(skb)))
+		return false;
+	return paced(ifindex, nd ? REASON_EXEMPT_ND : REASON_EXEMPT_DHCP);
 }
 
 /* count adds one packet. Softirqs may interrupt this program, hence the atomics. */
@@ -121,8 +137,8 @@ int early(struct bpf_nf_ctx *ctx)
 	if (bpf_map_lookup_elem(&devices, &key.ifindex))
 		return NF_ACCEPT; /* leak sees it, or need not */
 	r = ctx->state->pf == NFPROTO_IPV6 ? look6(header, &p) : look4(header, &p);
-	if (!r || r->class != CLASS_PROTECTED || owned(r, key.ifindex) || to_many(&p) ||
-	    of_link(header, &p))
+	if (!r || (r->class != CLASS_PROTECTED && r->class != CLASS_GATEWAY) || owned(r, key.ifindex) || to_many(&p) ||
+	    exempt(skb, header, &p, r, key.ifindex))
 		return NF_ACCEPT; /* where the policy lets it go */
 	key.prefix = r->id;
 	key.reason = REASON_EARLY;

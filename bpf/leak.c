@@ -9,7 +9,8 @@
 
 /* ---- constants ---- */
 
-#define MAX_TAGS 4     /* VLAN tags in the packet itself */
+#define MAX_TAGS 8     /* VLAN tags in the packet itself */
+#define MAX_OPTIONS 40 /* IPv4 options, of which one without effect may be a byte */
 #define MAX_HEADERS 8  /* IPv6 extension headers */
 
 char __license[] SEC("license") = "Dual BSD/GPL";
@@ -22,6 +23,7 @@ struct shown {
 	enum action action;
 	enum reason reason;
 	enum origin origin;
+	enum place place;
 	struct prefix4 prefix4;
 	struct prefix6 prefix6;
 	struct rule rule;
@@ -89,7 +91,7 @@ static __always_inline void parse4(struct packet *p, const struct iphdr *ip)
 	p->source[0] = ip->saddr;
 	p->dest[0] = ip->daddr;
 	p->id = ip->id;
-	p->proto = ip->protocol;
+	p->proto = p->whole = ip->protocol;
 	p->tos = ip->tos;
 	p->hops = ip->ttl;
 	p->frag = ntohs(ip->frag_off) & (IP_MF | IP_OFFSET);
@@ -101,6 +103,22 @@ static __always_inline void parse_fragment(struct packet *p, const struct ipv6ex
 
 	p->id = x->id;
 	p->frag = (frag & IP6_MF) << 13 | frag >> 3;
+	p->whole = x->nexthdr;
+}
+
+/* parse_routing finds where a packet goes in the end that a routing header takes by way of others. */
+static __always_inline void parse_routing(struct __sk_buff *skb, struct packet *p)
+{
+	struct routing h;
+	__u32 off = p->upper + sizeof(h);
+
+	if (!load(skb, &p->at, p->upper, &h, sizeof(h)) || !h.left || h.len < 2)
+		return;
+	if (h.type == RH_TYPE_0)
+		off += (h.len / 2 - 1) * sizeof(p->final);
+	else if (h.type != RH_TYPE_2 && h.type != RH_SEGMENTS)
+		return;
+	p->routed = load(skb, &p->at, off, p->final, sizeof(p->final));
 }
 
 /* skip_header steps over one extension header and returns false at the upper-layer header. */
@@ -115,6 +133,10 @@ static __always_inline bool skip_header(struct __sk_buff *skb, struct packet *p)
 		return false;
 	if (p->proto == IPPROTO_FRAGMENT)
 		parse_fragment(p, &x);
+	if (p->proto == IPPROTO_ROUTING)
+		parse_routing(skb, p);
+	if (p->proto == IPPROTO_AH)
+		p->sealed = true;
 	if (p->proto == IPPROTO_FRAGMENT)
 		p->upper += 8;
 	else if (p->proto == IPPROTO_AH)
@@ -134,6 +156,7 @@ static __always_inline void parse6(struct __sk_buff *skb, struct packet *p, cons
 	p->proto = ip->nexthdr;
 	p->tos = ntohs(*(const __be16 *)ip) >> 4;
 	p->hops = ip->hop_limit;
+	p->size = ntohs(ip->payload_len);
 	for (int i = 0; i < MAX_HEADERS; i++)
 		if (!skip_header(skb, p))
 			break;
@@ -141,13 +164,28 @@ static __always_inline void parse6(struct __sk_buff *skb, struct packet *p, cons
 
 /* ---- helpers: rules ---- */
 
-/* nd_of_link: RFC 4861 makes receivers discard these with any other hop limit, so they never come from afar. */
+/* length of the packet from its IP header on, as far as it is there. */
+static __always_inline __u32 length(struct __sk_buff *skb, const struct packet *p)
+{
+	return *(volatile __u32 *)&skb->len - p->at.net; /* else clang reads it by a pointer, which is not allowed */
+}
+
+/* nd_of_link: solicitations that probe their own destination, and advertisements, as RFC 4861 has them: its receivers
+ * discard those with another hop limit, so none comes from afar. The other kinds go to many, or to link-local addresses. */
 static __always_inline bool nd_of_link(struct __sk_buff *skb, const struct packet *p)
 {
-	__u8 type;
+	struct nd nd;
 
-	return p->family == 6 && p->proto == IPPROTO_ICMPV6 && p->hops == 255 && !first(p) && !later(p) &&
-	       load(skb, &p->at, p->upper, &type, sizeof(type)) && type >= ND_FIRST && type <= ND_LAST;
+	if (p->family != 6 || p->proto != IPPROTO_ICMPV6 || p->upper != sizeof(struct ipv6hdr) || p->hops != 255)
+		return false;
+	if (p->size < ND_MIN || p->size > ND_MAX || length(skb, p) > sizeof(struct ipv6hdr) + ND_MAX)
+		return false;
+	if (!load(skb, &p->at, p->upper, &nd, sizeof(nd)) || nd.code)
+		return false;
+	if (nd.type == ND_ADVERTISE)
+		return true;
+	return nd.type == ND_SOLICIT && nd.target[0] == p->dest[0] && nd.target[1] == p->dest[1] &&
+	       nd.target[2] == p->dest[2] && nd.target[3] == p->dest[3];
 }
 
 /* dhcp_of_link: between the two well-known ports, and for IPv4 with the cookie that every DHCP message carries. */
@@ -155,27 +193,61 @@ static __always_inline bool dhcp_of_link(struct __sk_buff *skb, const struct pac
 {
 	__be32 cookie;
 
-	if (p->proto != IPPROTO_UDP || first(p) || later(p))
+	if (p->proto != IPPROTO_UDP || p->frag || length(skb, p) > DHCP_MAX)
 		return false;
 	if (p->family == 6)
-		return (p->sport == DHCPV6_CLIENT && p->dport == DHCPV6_SERVER) ||
-		       (p->sport == DHCPV6_SERVER && p->dport == DHCPV6_CLIENT);
+		return p->upper == sizeof(struct ipv6hdr) &&
+		       ((p->sport == DHCPV6_CLIENT && p->dport == DHCPV6_SERVER) ||
+			(p->sport == DHCPV6_SERVER && p->dport == DHCPV6_CLIENT));
+	if (p->upper != sizeof(struct iphdr))
+		return false;
 	if (!(p->sport == DHCP_CLIENT && p->dport == DHCP_SERVER) &&
 	    !(p->sport == DHCP_SERVER && (p->dport == DHCP_CLIENT || p->dport == DHCP_SERVER)))
 		return false;
 	return load(skb, &p->at, p->upper + DHCP_COOKIE_AT, &cookie, sizeof(cookie)) && cookie == htonl(DHCP_COOKIE);
 }
 
-/* subnet_broadcast: a group frame counts as one only when the kernel routed it as such; a forger has no such route. */
-static __always_inline bool subnet_broadcast(struct __sk_buff *skb, const struct packet *p)
+/* link_reason is what the link itself needs of this host: asked of a neighbour, and no more of it than is needed. A packet
+ * that only comes by, or that is handed on from there, is none of it. The kernel's own discovery knows best who is a
+ * neighbour: a route may say so, or an address that a neighbour has asked from. */
+static __always_inline enum reason link_reason(struct __sk_buff *skb, const struct rule *r, const struct packet *p,
+					       const struct subnet *net)
+{
+	bool near = net || r->class == CLASS_GATEWAY;
+	enum reason why = REASON_NONE;
+
+	if (skb->ingress_ifindex || skb->gso_size || p->routed)
+		return REASON_NONE;
+	if (nd_of_link(skb, p) && (near || of_kernel((void *)skb)))
+		why = REASON_EXEMPT_ND;
+	else if (near && dhcp_of_link(skb, p))
+		why = REASON_EXEMPT_DHCP;
+	return why && paced(skb->ifindex, why) ? why : REASON_NONE;
+}
+
+/* subnet_broadcast: only the last address of a network on the link is one, whatever else is configured as such. A group
+ * frame counts as one only when the kernel routed it as such; a forger has no such route. */
+static __always_inline bool subnet_broadcast(struct __sk_buff *skb, const struct packet *p, const struct subnet *net)
 {
 	const struct sk_buff *k = (void *)skb;
 	unsigned long dst = 0;
 	__u16 type = 0;
 
-	if (!p->at.group || p->family != 4 || peek(&dst, &k->_skb_refdst))
+	if (!net || !net->hosts || (p->dest[0] & net->hosts) != net->hosts)
+		return false;
+	if (!p->at.group || p->family != 4 || p->routed || peek(&dst, &k->_skb_refdst))
 		return false;
 	return !peek(&type, &((struct rtable *)(dst & ~1UL))->rt_type) && type == RTN_BROADCAST;
+}
+
+/* inward is true of what is on its way in, or back in: it does not leave this host by such a device. */
+static __always_inline bool inward(struct __sk_buff *skb, const struct subnet *net)
+{
+	const struct sk_buff *k = (void *)skb;
+
+	if (!net || net->place == PLACE_LINK)
+		return false;
+	return net->place == PLACE_OWN || peek_bits(k, from_ingress);
 }
 
 /* device_exempt is true of a device that the operator excluded from what r protects. */
@@ -190,25 +262,32 @@ static __always_inline bool device_exempt(const struct rule *r, __u32 ifindex)
 }
 
 /* protected_reason tells a leak from what belongs to the link. */
-static __always_inline enum reason protected_reason(struct __sk_buff *skb, const struct packet *p)
+static __always_inline enum reason protected_reason(struct __sk_buff *skb, const struct rule *r, const struct packet *p,
+						    const struct subnet *net)
 {
+	enum reason why;
+
 	if (to_many(p))
 		return REASON_NONE;
-	if (nd_of_link(skb, p))
-		return REASON_EXEMPT_ND;
-	if (dhcp_of_link(skb, p))
-		return REASON_EXEMPT_DHCP;
-	if (subnet_broadcast(skb, p))
+	why = link_reason(skb, r, p, net);
+	if (why)
+		return why;
+	if (subnet_broadcast(skb, p, net))
 		return REASON_EXEMPT_BROADCAST;
-	return REASON_PROTECTED;
+	return r->class == CLASS_GATEWAY ? REASON_GATEWAY : REASON_PROTECTED;
 }
 
 /* gate_of says whether the tunnel's transport goes by a protocol, and a port if there is one to see. */
 static __always_inline bool gate_of(const struct rule *r, __u8 proto, __u16 port, bool portless)
 {
-	for (int i = 0; i < MAX_GATES; i++)
-		if (i < r->gates && r->gate[i].proto == proto && (portless || !r->gate[i].port || r->gate[i].port == port))
+	for (int i = 0; i < MAX_GATES; i++) {
+		const struct gate *g = &r->gate[i];
+
+		if (i >= r->gates)
+			return false;
+		if (g->proto == ANY_PROTO || (g->proto == proto && (portless || !g->port || g->port == port)))
 			return true;
+	}
 	return false;
 }
 
@@ -230,7 +309,7 @@ static __always_inline bool transport(struct __sk_buff *skb, const struct spot *
 
 static __always_inline struct fragment fragment_of(const struct packet *p)
 {
-	struct fragment f = {.id = p->id, .proto = p->proto};
+	struct fragment f = {.id = p->id, .proto = p->whole};
 
 	copy_address(f.source, p->source);
 	copy_address(f.dest, p->dest);
@@ -246,24 +325,32 @@ static __always_inline enum reason later_reason(const struct rule *r, const stru
 
 	if (ours)
 		return *ours ? REASON_NONE : REASON_SERVER;
+	if (gate_of(r, p->whole, 0, false))
+		return REASON_NONE; /* a protocol that is let through whatever its ports */
 	return gate_of(r, p->proto, 0, true) && !drops(r) ? REASON_EXEMPT_FRAGMENT : REASON_SERVER;
 }
 
-static __always_inline enum reason server_reason(struct __sk_buff *skb, const struct rule *r, const struct packet *p)
+static __always_inline enum reason server_reason(struct __sk_buff *skb, const struct rule *r, const struct packet *p,
+						 const struct subnet *net)
 {
 	struct fragment f;
+	enum reason why;
 	__u8 ours;
+
+	if (p->routed)
+		return REASON_SERVER;
 
 	if (later(p))
 		return later_reason(r, p);
-	ours = gate_of(r, p->proto, p->dport, false);
+	ours = gate_of(r, p->proto, p->dport, false) || (p->sealed && gate_of(r, IPPROTO_AH, 0, false));
 	if (first(p)) {
 		f = fragment_of(p);
 		bpf_map_update_elem(&fragments, &f, &ours, BPF_ANY);
 	}
 	if (ours)
 		return REASON_NONE;
-	return nd_of_link(skb, p) ? REASON_EXEMPT_ND : REASON_SERVER;
+	why = link_reason(skb, r, p, net);
+	return why ? why : REASON_SERVER;
 }
 
 /* ---- helpers: counting ---- */
@@ -495,10 +582,13 @@ static __always_inline int record(struct __sk_buff *skb, const struct packet *p,
 /* judge decides by the rule of the longest prefix. */
 static __always_inline int judge(struct __sk_buff *skb, struct packet *p, const struct rule *r)
 {
+	struct subnet *net = subnet_of(skb->ifindex, p);
 	enum reason why;
 
+	if (inward(skb, net))
+		return TC_NEXT; /* not on its way out */
 	parse_ports(skb, p);
-	why = r->class == CLASS_SERVER ? server_reason(skb, r, p) : protected_reason(skb, p);
+	why = r->class == CLASS_SERVER ? server_reason(skb, r, p, net) : protected_reason(skb, r, p, net);
 	if (why == REASON_NONE)
 		return TC_NEXT; /* the tunnel's own transport, or sent to many */
 	if (why < REASON_EXEMPT && device_exempt(r, skb->ifindex))
@@ -549,6 +639,49 @@ static __always_inline bool load6(struct __sk_buff *skb, const struct spot *at, 
 	return true;
 }
 
+/* final4 finds where a packet goes in the end that an option takes by way of others. */
+static __always_inline bool final4(struct __sk_buff *skb, const struct spot *at, const struct iphdr *ip, __be32 *final)
+{
+	__u32 off = sizeof(*ip), end = ip->ihl * 4;
+	struct ipopt o;
+
+	for (int i = 0; i < MAX_OPTIONS; i++) {
+		if (off + sizeof(o) > end || !load(skb, at, off, &o, sizeof(o)) || o.type == IPOPT_END)
+			return false;
+		if (o.type == IPOPT_NOOP) {
+			off++;
+			continue;
+		}
+		if (o.type == IPOPT_LSRR || o.type == IPOPT_SSRR)
+			return o.next < o.len && off + o.len <= end && load(skb, at, off + o.len - 4, final, sizeof(*final));
+		if (o.len < 2)
+			return false;
+		off += o.len;
+	}
+	return false;
+}
+
+/* by_way4 judges what goes to an address that it may go to, and from there on to another. */
+static __always_inline int by_way4(struct __sk_buff *skb, const struct spot *at, const struct iphdr *ip)
+{
+	struct packet *p;
+	struct rule *r;
+	__be32 final;
+
+	if (!final4(skb, at, ip, &final))
+		return TC_NEXT; /* it ends there */
+	r = rule4(&final);
+	if (passes(skb, r))
+		return TC_NEXT; /* where the policy lets it go */
+	p = packet_of(at);
+	if (!p)
+		return TC_NEXT; /* never */
+	parse4(p, ip);
+	p->routed = true;
+	p->dest[0] = final;
+	return judge(skb, p, r);
+}
+
 static __always_inline int witness4(struct __sk_buff *skb, const struct spot *at)
 {
 	struct packet *p;
@@ -559,7 +692,7 @@ static __always_inline int witness4(struct __sk_buff *skb, const struct spot *at
 		return TC_NEXT; /* too short to be IP */
 	r = rule4(&ip.daddr);
 	if (passes(skb, r))
-		return TC_NEXT; /* where the policy lets it go */
+		return ip.ihl > 5 ? by_way4(skb, at, &ip) : TC_NEXT; /* where the policy lets it go */
 	if (!(ip.frag_off & htons(IP_MF | IP_OFFSET)) && transport(skb, at, r, ip.ihl * 4, ip.protocol))
 		return TC_NEXT; /* the tunnel's own */
 	p = packet_of(at);
@@ -569,29 +702,46 @@ static __always_inline int witness4(struct __sk_buff *skb, const struct spot *at
 	return judge(skb, p, r);
 }
 
+/* may_route is true where a routing header may follow. */
+static __always_inline bool may_route(__u8 nexthdr)
+{
+	return nexthdr == IPPROTO_ROUTING || nexthdr == IPPROTO_HOPOPTS || nexthdr == IPPROTO_DSTOPTS;
+}
+
 static __always_inline int witness6(struct __sk_buff *skb, const struct spot *at)
 {
 	struct packet *p;
 	struct ipv6hdr ip;
 	struct rule *r;
+	bool free;
 
 	if (!load6(skb, at, &ip))
 		return TC_NEXT; /* too short to be IP */
 	r = rule6(ip.daddr);
-	if (passes(skb, r))
+	free = passes(skb, r);
+	if (free && !may_route(ip.nexthdr))
 		return TC_NEXT; /* where the policy lets it go */
-	if (transport(skb, at, r, sizeof(ip), ip.nexthdr))
+	if (!free && transport(skb, at, r, sizeof(ip), ip.nexthdr))
 		return TC_NEXT; /* the tunnel's own */
 	p = packet_of(at);
 	if (!p)
 		return TC_NEXT; /* never */
 	parse6(skb, p, &ip);
+	if (free) {
+		if (!p->routed)
+			return TC_NEXT; /* it ends there */
+		copy_address(p->dest, p->final);
+		r = rule6(p->dest);
+		if (passes(skb, r))
+			return TC_NEXT; /* where the policy lets it go */
+	}
 	return judge(skb, p, r);
 }
 
 static __always_inline bool is_tag(__be16 proto)
 {
-	return proto == htons(ETH_P_8021Q) || proto == htons(ETH_P_8021AD);
+	return proto == htons(ETH_P_8021Q) || proto == htons(ETH_P_8021AD) || proto == htons(ETH_P_QINQ1) ||
+	       proto == htons(ETH_P_QINQ2);
 }
 
 /* strip moves past VLAN tags that are in the packet itself and returns the type of what they hold. */
@@ -610,7 +760,13 @@ static __always_inline __be16 strip(struct __sk_buff *skb, struct spot *at, __be
 
 /* ---- programs ---- */
 
-/* Devices whose packets begin with an Ethernet header. What the frame says goes, not what the sender said of it. */
+static __always_inline bool is_ip(__be16 proto)
+{
+	return proto == htons(ETH_P_IP) || proto == htons(ETH_P_IPV6);
+}
+
+/* Devices whose packets begin with an Ethernet header. What the frame says goes, not what the sender said of it; but a
+ * device may have changed its kind, or another program may have handed on a packet of a device without link headers. */
 SEC("tc")
 int leak_ether(struct __sk_buff *skb)
 {
@@ -622,6 +778,11 @@ int leak_ether(struct __sk_buff *skb)
 		return TC_NEXT; /* not even a frame */
 	at.group = eth->h_dest[0] & 1;
 	proto = strip(skb, &at, eth->h_proto);
+	if (!is_ip(proto)) {
+		proto = skb->protocol;
+		at.ether = false;
+		at.net = 0;
+	}
 	if (proto == htons(ETH_P_IP))
 		return witness4(skb, &at);
 	if (proto == htons(ETH_P_IPV6))

@@ -113,12 +113,17 @@ type Session struct {
 
 // Server is where the tunnel's own transport goes.
 type Server struct {
-	Addr  netip.AddrPort `json:"addr"`
-	Proto string         `json:"proto"` // "udp" or "tcp"
+	Addr  netip.AddrPort `json:"addr"`  // port 0 where the transport has none
+	Proto string         `json:"proto"` // one of TransportNames
 }
 
-// String is how the server is written on a command line: ADDR:PORT/PROTO.
-func (s Server) String() string { return s.Addr.String() + "/" + s.Proto }
+// String is how the server is written on a command line: ADDR:PORT/PROTO, or ADDR/PROTO where the transport has no ports.
+func (s Server) String() string {
+	if _, ports, ok := Transport(s.Proto); ok && !ports {
+		return s.Addr.Addr().String() + "/" + s.Proto
+	}
+	return s.Addr.String() + "/" + s.Proto
+}
 
 // State is where a session is: connecting → enforcing → (reconnecting) → restored.
 type State string

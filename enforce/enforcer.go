@@ -326,7 +326,7 @@ func (e *Enforcer) setPolicy(p *plan.Policy) {
 // Protection is what is protected at a moment, for whoever watches packets.
 type Protection struct {
 	Sessions []ProtectedSession
-	Pinholes []netip.Prefix // host routes that keep the transport alive: excluded
+	Gateways []netip.Prefix // next hops to the servers: for neighbour discovery and DHCP alone
 }
 
 // ProtectedSession is one session's share.
@@ -338,7 +338,7 @@ type ProtectedSession struct {
 
 func (e *Enforcer) protection(p *plan.Policy) Protection {
 	spec := p.Spec()
-	out := Protection{Pinholes: spec.Pinholes}
+	out := Protection{Gateways: spec.Gateways}
 	for _, ps := range spec.Sessions {
 		s := e.sessionOn(ps.Tunnel)
 		if s == nil {

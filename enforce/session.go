@@ -117,8 +117,8 @@ func (e *Enforcer) Sessions(ctx context.Context) (out []Session, err error) {
 	return out, err
 }
 
-// Pinholes returns the host routes that keep the transports alive now.
-func (e *Enforcer) Pinholes() []netip.Prefix { return slices.Clone(e.policy().Spec().Pinholes) }
+// Gateways returns the next hops to the servers whose host routes are pinholes now: only the link's own needs may go there.
+func (e *Enforcer) Gateways() []netip.Prefix { return slices.Clone(e.policy().Spec().Gateways) }
 
 // end takes a session out of the policy. What it held comes back with the next
 // level pass.
@@ -200,8 +200,10 @@ func checkPrefixes(s Session) error {
 		}
 	}
 	for _, srv := range s.Servers {
-		if !srv.Addr.IsValid() || srv.Addr.Port() == 0 || (srv.Proto != "udp" && srv.Proto != "tcp") {
-			return &InputError{Input: srv.Addr.String() + "/" + srv.Proto, Text: "is not a server; write ADDR:PORT/udp or ADDR:PORT/tcp"}
+		_, ports, ok := Transport(srv.Proto)
+		if !ok || !srv.Addr.IsValid() || ports != (srv.Addr.Port() != 0) {
+			return &InputError{Input: srv.Addr.String() + "/" + srv.Proto,
+				Text: "is not a server; write ADDR:PORT/udp, ADDR:PORT/tcp or ADDR:PORT/sctp, or ADDR/PROTOCOL for one without ports (of " + TransportNames() + ")"}
 		}
 	}
 	return nil
@@ -332,7 +334,7 @@ func (e *Enforcer) rebuild() {
 	if slices.EqualFunc(spec.Sessions, old.Sessions, equalSession) {
 		return
 	}
-	spec.Pinholes, spec.Seen = old.Pinholes, old.Seen
+	spec.Pinholes, spec.Gateways, spec.Seen = old.Pinholes, old.Gateways, old.Seen
 	p, problems := plan.Build(spec)
 	for _, pr := range problems { // check let none through
 		e.log.error("policy", "prefix", pr.Prefix, "err", pr.Text)

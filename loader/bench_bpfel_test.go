@@ -22,11 +22,13 @@ const (
 	benchMapFragments   = "fragments"
 	benchMapMeters      = "meters"
 	benchMapOwners      = "owners"
+	benchMapPaces       = "paces"
 	benchMapPolicies4   = "policies4"
 	benchMapPolicies6   = "policies6"
 	benchMapSamples     = "samples"
 	benchMapSenders     = "senders"
 	benchMapSettings    = "settings"
+	benchMapSubnets     = "subnets"
 	benchProgBenchBare  = "bench_bare"
 	benchProgBenchEmpty = "bench_empty"
 	benchProgBenchEnd   = "bench_end"
@@ -92,11 +94,13 @@ type benchMapSpecs struct {
 	Fragments *ebpf.MapSpec `ebpf:"fragments"`
 	Meters    *ebpf.MapSpec `ebpf:"meters"`
 	Owners    *ebpf.MapSpec `ebpf:"owners"`
+	Paces     *ebpf.MapSpec `ebpf:"paces"`
 	Policies4 *ebpf.MapSpec `ebpf:"policies4"`
 	Policies6 *ebpf.MapSpec `ebpf:"policies6"`
 	Samples   *ebpf.MapSpec `ebpf:"samples"`
 	Senders   *ebpf.MapSpec `ebpf:"senders"`
 	Settings  *ebpf.MapSpec `ebpf:"settings"`
+	Subnets   *ebpf.MapSpec `ebpf:"subnets"`
 }
 
 // benchVariableSpecs contains global variables before they are loaded into the kernel.
@@ -132,11 +136,13 @@ type benchMaps struct {
 	Fragments *ebpf.Map `ebpf:"fragments"`
 	Meters    *ebpf.Map `ebpf:"meters"`
 	Owners    *ebpf.Map `ebpf:"owners"`
+	Paces     *ebpf.Map `ebpf:"paces"`
 	Policies4 *ebpf.Map `ebpf:"policies4"`
 	Policies6 *ebpf.Map `ebpf:"policies6"`
 	Samples   *ebpf.Map `ebpf:"samples"`
 	Senders   *ebpf.Map `ebpf:"senders"`
 	Settings  *ebpf.Map `ebpf:"settings"`
+	Subnets   *ebpf.Map `ebpf:"subnets"`
 }
 
 func (m *benchMaps) Close() error {
@@ -147,11 +153,13 @@ func (m *benchMaps) Close() error {
 		m.Fragments,
 		m.Meters,
 		m.Owners,
+		m.Paces,
 		m.Policies4,
 		m.Policies6,
 		m.Samples,
 		m.Senders,
 		m.Settings,
+		m.Subnets,
 	)
 }
 

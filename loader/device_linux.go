@@ -22,6 +22,7 @@ type device struct {
 	loopback bool
 	master   int    // of which it is a port
 	lower    int    // on which it sits, in this namespace
+	peer     int    // other end of a veth, when that is in this namespace
 	exempt   uint32 // groups
 	hook     hook   // nil when there is none
 	err      error
@@ -37,7 +38,7 @@ func newDevice(l netlink.Link) *device {
 	a := l.Attrs()
 	d := &device{
 		index: a.Index, name: a.Name, kind: l.Type(), master: a.MasterIndex,
-		ether: a.EncapType == "ether", loopback: a.Flags&net.FlagLoopback != 0,
+		ether: a.EncapType == "ether", loopback: a.Flags&net.FlagLoopback != 0 || l.Type() == kindDummy, peer: peerOf(l),
 	}
 	if slices.Contains(stacked, d.kind) && a.NetNsID < 0 {
 		d.lower = a.ParentIndex
@@ -105,7 +106,7 @@ func (w *Witness) recheck() error {
 			w.cover(d, now)
 		}
 	}
-	return nil
+	return w.syncSubnets()
 }
 
 // links lists all interfaces, again when they changed meanwhile.
@@ -126,9 +127,17 @@ func (w *Witness) links() ([]netlink.Link, error) {
 // appear takes note of an interface, new or changed, and attaches to it at once if it should be watched.
 func (w *Witness) appear(d *device, heard time.Time) {
 	if have, ok := w.devices[d.index]; ok {
-		have.name, have.master, have.lower = d.name, d.master, d.lower
+		changed := have.ether != d.ether
+		if have.peer != d.peer {
+			w.stale()
+		}
+		have.name, have.master, have.lower, have.peer, have.ether = d.name, d.master, d.lower, d.peer, d.ether
 		d = have
+		if changed && d.hook != nil {
+			w.reload(d)
+		}
 	} else {
+		w.stale()
 		d.exempt = w.groups.of(d.index)
 		w.devices[d.index] = d
 	}
@@ -139,6 +148,18 @@ func (w *Witness) appear(d *device, heard time.Time) {
 	}
 }
 
+// reload gives an interface that changed its kind, as a modem may, the program of the new one. The old one goes on until
+// then, and looks at what the kernel says where it cannot read a frame.
+func (w *Witness) reload(d *device) {
+	if err := d.hook.update(w.program(d)); err != nil {
+		d.ether = !d.ether // tried again at the next look
+		d.err = fmt.Errorf("follow the kind of %s: %w", d.name, err)
+		w.log.Warn("follow the kind of an interface", "interface", d.name, "err", err)
+		return
+	}
+	w.log.Info("interface changed its kind", "interface", d.name, "ethernet", d.ether)
+}
+
 // vanish forgets an interface; the kernel has taken its program off already.
 func (w *Witness) vanish(index int) {
 	d, ok := w.devices[index]
@@ -146,6 +167,7 @@ func (w *Witness) vanish(index int) {
 		return
 	}
 	delete(w.devices, index)
+	w.stale()
 	if d.hook != nil {
 		w.logged("forget "+d.name, d.hook.forget())
 	}
@@ -255,7 +277,7 @@ func (w *Witness) mode(d *device) Mode {
 
 // upper is true of a device whose packets leave again by another one of this namespace.
 func (w *Witness) upper(d *device) bool {
-	if _, ok := w.devices[d.lower]; ok {
+	if _, ok := w.devices[d.lower]; ok || d.kind == kindIFB || w.loops(d) {
 		return true
 	}
 	for _, port := range w.devices {

@@ -21,11 +21,13 @@ const (
 	earlyMapFragments   = "fragments"
 	earlyMapMeters      = "meters"
 	earlyMapOwners      = "owners"
+	earlyMapPaces       = "paces"
 	earlyMapPolicies4   = "policies4"
 	earlyMapPolicies6   = "policies6"
 	earlyMapSamples     = "samples"
 	earlyMapSenders     = "senders"
 	earlyMapSettings    = "settings"
+	earlyMapSubnets     = "subnets"
 	earlyProgEarly      = "early"
 	earlyVarSampleBurst = "sample_burst"
 )
@@ -84,11 +86,13 @@ type earlyMapSpecs struct {
 	Fragments *ebpf.MapSpec `ebpf:"fragments"`
 	Meters    *ebpf.MapSpec `ebpf:"meters"`
 	Owners    *ebpf.MapSpec `ebpf:"owners"`
+	Paces     *ebpf.MapSpec `ebpf:"paces"`
 	Policies4 *ebpf.MapSpec `ebpf:"policies4"`
 	Policies6 *ebpf.MapSpec `ebpf:"policies6"`
 	Samples   *ebpf.MapSpec `ebpf:"samples"`
 	Senders   *ebpf.MapSpec `ebpf:"senders"`
 	Settings  *ebpf.MapSpec `ebpf:"settings"`
+	Subnets   *ebpf.MapSpec `ebpf:"subnets"`
 }
 
 // earlyVariableSpecs contains global variables before they are loaded into the kernel.
@@ -123,11 +127,13 @@ type earlyMaps struct {
 	Fragments *ebpf.Map `ebpf:"fragments"`
 	Meters    *ebpf.Map `ebpf:"meters"`
 	Owners    *ebpf.Map `ebpf:"owners"`
+	Paces     *ebpf.Map `ebpf:"paces"`
 	Policies4 *ebpf.Map `ebpf:"policies4"`
 	Policies6 *ebpf.Map `ebpf:"policies6"`
 	Samples   *ebpf.Map `ebpf:"samples"`
 	Senders   *ebpf.Map `ebpf:"senders"`
 	Settings  *ebpf.Map `ebpf:"settings"`
+	Subnets   *ebpf.Map `ebpf:"subnets"`
 }
 
 func (m *earlyMaps) Close() error {
@@ -137,11 +143,13 @@ func (m *earlyMaps) Close() error {
 		m.Fragments,
 		m.Meters,
 		m.Owners,
+		m.Paces,
 		m.Policies4,
 		m.Policies6,
 		m.Samples,
 		m.Senders,
 		m.Settings,
+		m.Subnets,
 	)
 }
 

@@ -52,6 +52,7 @@ func TestCountFrames(t *testing.T) {
 		"QinQ 4":             frame(to, []uint16{unix.ETH_P_8021AD, unix.ETH_P_8021Q}, v4),
 		"QinQ 6":             frame(to, []uint16{unix.ETH_P_8021AD, unix.ETH_P_8021Q}, v6),
 		"four tags":          frame(to, []uint16{0x88a8, 0x8100, 0x8100, 0x8100}, v4),
+		"eight tags":         frame(to, []uint16{0x88a8, 0x8100, 0x8100, 0x8100, 0x8100, 0x8100, 0x8100, 0x8100}, v6),
 		"extension headers":  frame(to, nil, long),
 		"options":            frame(to, nil, join([]byte{0x46, 0, 0, 32}, v4[4:20], []byte{1, 1, 1, 0}, udp(1, 2, 0))),
 		"header alone 4":     frame(to, nil, ipv4(to4, 59, nil)),
@@ -211,11 +212,22 @@ func full(tunnel int) Config {
 		{Prefix: netip.MustParsePrefix("fd09::2/128"), ID: 4, Class: Server, Proto: 17, Port: 1194},
 		{Prefix: netip.MustParsePrefix("10.64.0.0/10"), ID: 5, Class: Excluded},
 		{Prefix: netip.MustParsePrefix("10.64.9.0/24"), ID: 6, Tunnel: tunnel},
+		{Prefix: netip.MustParsePrefix("192.168.7.1/32"), ID: 7, Class: Gateway, Tunnel: tunnel},
+		{Prefix: netip.MustParsePrefix("2001:db8:7::1/128"), ID: 8, Class: Gateway, Tunnel: tunnel},
 	}}
 	for _, p := range []string{"127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32", "::1/128", "fe80::/10", "ff00::/8"} {
 		cfg.Prefixes = append(cfg.Prefixes, Prefix{Prefix: netip.MustParsePrefix(p), Class: Ignored})
 	}
 	return cfg
+}
+
+// nd makes a message of neighbour discovery with so many bytes of options.
+func nd(kind byte, target netip.Addr, options int) []byte {
+	b := make([]byte, 24+options)
+	b[0] = kind
+	a := target.As16()
+	copy(b[8:], a[:])
+	return b
 }
 
 func dhcp(from, to uint16, cookie uint32) []byte {
@@ -248,7 +260,12 @@ func TestRules(t *testing.T) {
 	lan4, lan6 := netip.MustParseAddr("192.168.1.1"), netip.MustParseAddr("2001:db8::7")
 	to, all := mac("p0"), net.HardwareAddr{255, 255, 255, 255, 255, 255}
 	const cookie = 0x63825363
-	solicit := func(hops byte) []byte { return frame(to, nil, ipv6(lan6, 58, hops, []byte{135, 0, 0, 0, 0, 0, 0, 0})) }
+	near4, near6 := netip.MustParseAddr("10.9.0.77"), netip.MustParseAddr("fd09::77")
+	gate4, gate6 := netip.MustParseAddr("192.168.7.1"), netip.MustParseAddr("2001:db8:7::1")
+	f6 := func(p netip.Addr, proto, hops byte, payload []byte) []byte {
+		return frame(to, nil, ipv6(p, proto, hops, payload))
+	}
+	probe := func(p netip.Addr, hops byte) []byte { return f6(p, 58, hops, nd(135, p, 8)) }
 	f4 := func(p netip.Addr, proto byte, payload []byte) []byte { return frame(to, nil, ipv4(p, proto, payload)) }
 	for _, c := range []struct {
 		name  string
@@ -278,16 +295,46 @@ func TestRules(t *testing.T) {
 		{"first fragment 6", frame(to, nil, fragment6(to6, 0, 1, 78, udp(1, 1194, 9))), 0},
 		{"later fragment 6", frame(to, nil, fragment6(to6, 100, 0, 78, udp(9, 9, 9))), 0},
 		{"later fragment of another 6", frame(to, nil, fragment6(to6, 100, 0, 79, udp(9, 9, 9))), ExemptFragment},
-		{"DHCP renewal", f4(lan4, 17, dhcp(68, 67, cookie)), ExemptDHCP},
-		{"DHCP answer", f4(lan4, 17, dhcp(67, 68, cookie)), ExemptDHCP},
-		{"DHCP without cookie", f4(lan4, 17, dhcp(68, 67, 1)), LeakProtected},
-		{"DHCP too short", f4(lan4, 17, udp(68, 67, 20)), LeakProtected},
-		{"DHCP port alone", f4(lan4, 17, dhcp(1068, 67, cookie)), LeakProtected},
+		{"DHCP renewal", f4(near4, 17, dhcp(68, 67, cookie)), ExemptDHCP},
+		{"DHCP answer", f4(near4, 17, dhcp(67, 68, cookie)), ExemptDHCP},
+		{"DHCP renewal with the server", f4(to4, 17, dhcp(68, 67, cookie)), ExemptDHCP},
+		{"DHCP from afar", f4(lan4, 17, dhcp(68, 67, cookie)), LeakProtected},
+		{"DHCP without cookie", f4(near4, 17, dhcp(68, 67, 1)), LeakProtected},
+		{"DHCP too short", f4(near4, 17, udp(68, 67, 20)), LeakProtected},
+		{"DHCP too long", f4(near4, 17, append(dhcp(68, 67, cookie), make([]byte, 800)...)), LeakProtected},
+		{"DHCP port alone", f4(near4, 17, dhcp(1068, 67, cookie)), LeakProtected},
 		{"DHCP to all", frame(all, nil, ipv4(netip.MustParseAddr("255.255.255.255"), 17, dhcp(68, 67, cookie))), 0},
-		{"DHCPv6", frame(to, nil, ipv6(lan6, 17, 1, udp(546, 547, 9))), ExemptDHCP},
-		{"neighbour probe", solicit(255), ExemptND},
-		{"neighbour probe from afar", solicit(254), LeakProtected},
-		{"echo 6", frame(to, nil, ipv6(lan6, 58, 255, []byte{128, 0, 0, 0, 0, 0, 0, 0})), LeakProtected},
+		{"DHCPv6", f6(near6, 17, 1, udp(546, 547, 9)), ExemptDHCP},
+		{"DHCPv6 from afar", f6(lan6, 17, 1, udp(546, 547, 9)), LeakProtected},
+		{"DHCPv6 behind a header", f6(near6, 60, 1, join(ext(17, 8), udp(546, 547, 9))), LeakProtected},
+		{"neighbour probe", probe(near6, 255), ExemptND},
+		{"neighbour probe of the server", probe(to6, 255), ExemptND},
+		{"neighbour probe of the gateway", probe(gate6, 255), ExemptND},
+		{"neighbour answer", f6(near6, 58, 255, nd(136, hostAddr6, 8)), ExemptND},
+		{"neighbour probe that came far", probe(near6, 254), LeakProtected},
+		{"neighbour probe off the link", probe(lan6, 255), LeakProtected},
+		{"neighbour probe of another", f6(near6, 58, 255, nd(135, lan6, 8)), LeakProtected},
+		{"neighbour probe with a load", f6(near6, 58, 255, nd(135, near6, 600)), LeakProtected},
+		{"neighbour answer with a load", f6(near6, 58, 255, nd(136, hostAddr6, 600)), LeakProtected},
+		{"neighbour probe that is longer than it says", join(probe(near6, 255), make([]byte, 600)), LeakProtected},
+		{"neighbour probe cut short", f6(near6, 58, 255, []byte{135, 0, 0, 0, 0, 0, 0, 0}), LeakProtected},
+		{"neighbour probe with a code", f6(near6, 58, 255, join([]byte{135, 1}, nd(135, near6, 8)[2:])), LeakProtected},
+		{"neighbour probe behind a header", f6(near6, 0, 255, join(ext(58, 8), nd(135, near6, 8))), LeakProtected},
+		{"router solicitation", f6(near6, 58, 255, nd(133, near6, 8)), LeakProtected},
+		{"router advertisement", f6(near6, 58, 255, nd(134, near6, 8)), LeakProtected},
+		{"redirect", f6(near6, 58, 255, nd(137, near6, 24)), LeakProtected},
+		{"router solicitation to all", f6(netip.MustParseAddr("ff02::2"), 58, 255, []byte{133, 0, 0, 0, 0, 0, 0, 0}), 0},
+		{"IGMP", f4(netip.MustParseAddr("224.0.0.22"), 2, make([]byte, 16)), 0},
+		{"gateway, UDP", f4(gate4, 17, udp(1, 2, 9)), LeakGateway},
+		{"gateway, DNS", f4(gate4, 17, udp(5353, 53, 40)), LeakGateway},
+		{"gateway, TCP", f4(gate4, 6, join([]byte{0, 1, 1, 187}, make([]byte, 16))), LeakGateway},
+		{"gateway, ping", f4(gate4, 1, []byte{8, 0, 0, 0, 0, 0, 0, 0}), LeakGateway},
+		{"gateway, fragment", frame(to, nil, fragment4(gate4, 17, 100, false, 91, dhcp(68, 67, cookie))), LeakGateway},
+		{"gateway, DHCP", f4(gate4, 17, dhcp(68, 67, cookie)), ExemptDHCP},
+		{"gateway 6, UDP", f6(gate6, 17, 64, udp(1, 2, 9)), LeakGateway},
+		{"gateway 6, echo", f6(gate6, 58, 255, []byte{128, 0, 0, 0, 0, 0, 0, 0}), LeakGateway},
+		{"gateway 6, load", f6(gate6, 58, 255, nd(135, gate6, 600)), LeakGateway},
+		{"echo 6", f6(lan6, 58, 255, []byte{128, 0, 0, 0, 0, 0, 0, 0}), LeakProtected},
 		{"mDNS", frame(net.HardwareAddr{1, 0, 94, 0, 0, 251}, nil, ipv4(netip.MustParseAddr("224.0.0.251"), 17, udp(5353, 5353, 9))), 0},
 		{"mDNS 6", frame(net.HardwareAddr{0x33, 0x33, 0, 0, 0, 251}, nil, ipv6(netip.MustParseAddr("ff02::fb"), 17, 255, udp(5353, 5353, 9))), 0},
 		{"forged broadcast", frame(all, nil, ipv4(netip.MustParseAddr("10.9.0.255"), 17, udp(1, 2, 9))), LeakProtected},

@@ -27,6 +27,7 @@ const (
 	leakClassCLASS_EXCLUDED  leakClass = 1
 	leakClassCLASS_IGNORED   leakClass = 2
 	leakClassCLASS_SERVER    leakClass = 3
+	leakClassCLASS_GATEWAY   leakClass = 4
 )
 
 type leakCounter struct {
@@ -86,6 +87,18 @@ type leakOwner struct {
 	Comm   [16]int8
 }
 
+type leakPace struct {
+	_      structs.HostLayout
+	Window uint64
+	Used   uint64
+}
+
+type leakPaceKey struct {
+	_       structs.HostLayout
+	Ifindex uint32
+	Reason  uint32
+}
+
 type leakPacket struct {
 	_  structs.HostLayout
 	At struct {
@@ -106,8 +119,21 @@ type leakPacket struct {
 	Tos    uint8
 	Hops   uint8
 	Frag   uint16
-	_      [2]byte
+	Size   uint16
+	Whole  uint8
+	Sealed bool
+	Routed bool
+	_      [1]byte
+	Final  [4]uint32
 }
+
+type leakPlace uint32
+
+const (
+	leakPlacePLACE_LINK   leakPlace = 0
+	leakPlacePLACE_OWN    leakPlace = 1
+	leakPlacePLACE_INWARD leakPlace = 2
+)
 
 type leakPrefix4 struct {
 	_    structs.HostLayout
@@ -129,6 +155,7 @@ const (
 	leakReasonREASON_SERVER           leakReason = 2
 	leakReasonREASON_EARLY            leakReason = 3
 	leakReasonREASON_OVERFLOW         leakReason = 4
+	leakReasonREASON_GATEWAY          leakReason = 5
 	leakReasonREASON_EXEMPT           leakReason = 16
 	leakReasonREASON_EXEMPT_ND        leakReason = 16
 	leakReasonREASON_EXEMPT_DHCP      leakReason = 17
@@ -146,7 +173,7 @@ type leakRule struct {
 	Gates  uint8
 	Exempt uint32
 	Owner  [4]uint32
-	Gate   [4]leakGate
+	Gate   [8]leakGate
 }
 
 type leakSample struct {
@@ -213,6 +240,20 @@ type leakSettings struct {
 	Deadline uint64
 }
 
+type leakSubnet struct {
+	_     structs.HostLayout
+	Place uint32
+	Hosts uint32
+}
+
+type leakSubnetKey struct {
+	_       structs.HostLayout
+	Bits    uint32
+	Ifindex uint32
+	Family  uint32
+	Addr    [4]uint32
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -222,12 +263,14 @@ const (
 	leakMapFragments   = "fragments"
 	leakMapMeters      = "meters"
 	leakMapOwners      = "owners"
+	leakMapPaces       = "paces"
 	leakMapPackets     = "packets"
 	leakMapPolicies4   = "policies4"
 	leakMapPolicies6   = "policies6"
 	leakMapSamples     = "samples"
 	leakMapSenders     = "senders"
 	leakMapSettings    = "settings"
+	leakMapSubnets     = "subnets"
 	leakProgLeakBare   = "leak_bare"
 	leakProgLeakEther  = "leak_ether"
 	leakVarSampleBurst = "sample_burst"
@@ -288,12 +331,14 @@ type leakMapSpecs struct {
 	Fragments *ebpf.MapSpec `ebpf:"fragments"`
 	Meters    *ebpf.MapSpec `ebpf:"meters"`
 	Owners    *ebpf.MapSpec `ebpf:"owners"`
+	Paces     *ebpf.MapSpec `ebpf:"paces"`
 	Packets   *ebpf.MapSpec `ebpf:"packets"`
 	Policies4 *ebpf.MapSpec `ebpf:"policies4"`
 	Policies6 *ebpf.MapSpec `ebpf:"policies6"`
 	Samples   *ebpf.MapSpec `ebpf:"samples"`
 	Senders   *ebpf.MapSpec `ebpf:"senders"`
 	Settings  *ebpf.MapSpec `ebpf:"settings"`
+	Subnets   *ebpf.MapSpec `ebpf:"subnets"`
 }
 
 // leakVariableSpecs contains global variables before they are loaded into the kernel.
@@ -328,12 +373,14 @@ type leakMaps struct {
 	Fragments *ebpf.Map `ebpf:"fragments"`
 	Meters    *ebpf.Map `ebpf:"meters"`
 	Owners    *ebpf.Map `ebpf:"owners"`
+	Paces     *ebpf.Map `ebpf:"paces"`
 	Packets   *ebpf.Map `ebpf:"packets"`
 	Policies4 *ebpf.Map `ebpf:"policies4"`
 	Policies6 *ebpf.Map `ebpf:"policies6"`
 	Samples   *ebpf.Map `ebpf:"samples"`
 	Senders   *ebpf.Map `ebpf:"senders"`
 	Settings  *ebpf.Map `ebpf:"settings"`
+	Subnets   *ebpf.Map `ebpf:"subnets"`
 }
 
 func (m *leakMaps) Close() error {
@@ -343,12 +390,14 @@ func (m *leakMaps) Close() error {
 		m.Fragments,
 		m.Meters,
 		m.Owners,
+		m.Paces,
 		m.Packets,
 		m.Policies4,
 		m.Policies6,
 		m.Samples,
 		m.Senders,
 		m.Settings,
+		m.Subnets,
 	)
 }
 

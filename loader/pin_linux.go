@@ -337,6 +337,6 @@ func (w *Witness) maps() map[string]*ebpf.Map {
 		leakMapCounters: m.Counters, leakMapDevices: m.Devices, leakMapFragments: m.Fragments,
 		leakMapMeters: m.Meters, leakMapOwners: m.Owners, leakMapPolicies4: m.Policies4,
 		leakMapPolicies6: m.Policies6, leakMapSamples: m.Samples, leakMapSenders: m.Senders,
-		leakMapSettings: m.Settings,
+		leakMapSettings: m.Settings, leakMapSubnets: m.Subnets, leakMapPaces: m.Paces,
 	}
 }

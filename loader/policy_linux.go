@@ -159,7 +159,7 @@ func trieKey(p netip.Prefix) any {
 func compile(cfg Config) (rules, groups, error) {
 	all, exempt := rules{}, groups{}
 	for _, p := range cfg.Prefixes {
-		if !p.Prefix.IsValid() || p.Class > Server {
+		if !p.Prefix.IsValid() || p.Class > Gateway {
 			return nil, nil, fmt.Errorf("prefix %s: invalid", p.Prefix)
 		}
 		key := canonical(p.Prefix)

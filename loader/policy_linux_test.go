@@ -10,12 +10,13 @@ import (
 
 func TestCompile(t *testing.T) {
 	p := netip.MustParsePrefix
-	five := func(of func(i int) Prefix) (list []Prefix) {
-		for i := range 5 {
+	several := func(n int, of func(i int) Prefix) (list []Prefix) {
+		for i := range n {
 			list = append(list, of(i))
 		}
 		return list
 	}
+	five := func(of func(i int) Prefix) []Prefix { return several(5, of) }
 	for _, c := range []struct {
 		name  string
 		lines []Prefix
@@ -30,7 +31,7 @@ func TestCompile(t *testing.T) {
 		{"two classes", []Prefix{{Prefix: p("10.0.0.0/8")}, {Prefix: p("10.0.0.0/8"), Class: Excluded}}, -1},
 		{"five tunnels", five(func(i int) Prefix { return Prefix{Prefix: p("10.0.0.0/8"), Tunnel: i + 1} }), -1},
 		{"one tunnel, five times", five(func(int) Prefix { return Prefix{Prefix: p("10.0.0.0/8"), Tunnel: 1} }), 1},
-		{"five transports", five(func(i int) Prefix {
+		{"nine transports", several(9, func(i int) Prefix {
 			return Prefix{Prefix: p("10.0.0.1/32"), Class: Server, Proto: 17, Port: uint16(i)}
 		}), -1},
 		{"two sets of exempt interfaces", []Prefix{{Prefix: p("10.0.0.0/8"), Exempt: []int{1}}, {Prefix: p("10.0.0.0/8"), Exempt: []int{2}}}, -1},

@@ -21,11 +21,13 @@ const (
 	senderMapFragments       = "fragments"
 	senderMapMeters          = "meters"
 	senderMapOwners          = "owners"
+	senderMapPaces           = "paces"
 	senderMapPolicies4       = "policies4"
 	senderMapPolicies6       = "policies6"
 	senderMapSamples         = "samples"
 	senderMapSenders         = "senders"
 	senderMapSettings        = "settings"
+	senderMapSubnets         = "subnets"
 	senderProgSenderBind4    = "sender_bind4"
 	senderProgSenderBind6    = "sender_bind6"
 	senderProgSenderConnect4 = "sender_connect4"
@@ -99,11 +101,13 @@ type senderMapSpecs struct {
 	Fragments *ebpf.MapSpec `ebpf:"fragments"`
 	Meters    *ebpf.MapSpec `ebpf:"meters"`
 	Owners    *ebpf.MapSpec `ebpf:"owners"`
+	Paces     *ebpf.MapSpec `ebpf:"paces"`
 	Policies4 *ebpf.MapSpec `ebpf:"policies4"`
 	Policies6 *ebpf.MapSpec `ebpf:"policies6"`
 	Samples   *ebpf.MapSpec `ebpf:"samples"`
 	Senders   *ebpf.MapSpec `ebpf:"senders"`
 	Settings  *ebpf.MapSpec `ebpf:"settings"`
+	Subnets   *ebpf.MapSpec `ebpf:"subnets"`
 }
 
 // senderVariableSpecs contains global variables before they are loaded into the kernel.
@@ -139,11 +143,13 @@ type senderMaps struct {
 	Fragments *ebpf.Map `ebpf:"fragments"`
 	Meters    *ebpf.Map `ebpf:"meters"`
 	Owners    *ebpf.Map `ebpf:"owners"`
+	Paces     *ebpf.Map `ebpf:"paces"`
 	Policies4 *ebpf.Map `ebpf:"policies4"`
 	Policies6 *ebpf.Map `ebpf:"policies6"`
 	Samples   *ebpf.Map `ebpf:"samples"`
 	Senders   *ebpf.Map `ebpf:"senders"`
 	Settings  *ebpf.Map `ebpf:"settings"`
+	Subnets   *ebpf.Map `ebpf:"subnets"`
 }
 
 func (m *senderMaps) Close() error {
@@ -153,11 +159,13 @@ func (m *senderMaps) Close() error {
 		m.Fragments,
 		m.Meters,
 		m.Owners,
+		m.Paces,
 		m.Policies4,
 		m.Policies6,
 		m.Samples,
 		m.Senders,
 		m.Settings,
+		m.Subnets,
 	)
 }
 

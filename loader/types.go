@@ -28,6 +28,7 @@ const (
 	Excluded  = Class(leakClassCLASS_EXCLUDED)  // may leave anywhere
 	Ignored   = Class(leakClassCLASS_IGNORED)   // none of our business
 	Server    = Class(leakClassCLASS_SERVER)    // excluded for the tunnel's own transport, protected from all else
+	Gateway   = Class(leakClassCLASS_GATEWAY)   // the next hop to the server: neighbour discovery and DHCP may pass, nothing else
 )
 
 // Action is what is done with a leaking packet.
@@ -48,9 +49,10 @@ const (
 	LeakServer      = Reason(leakReasonREASON_SERVER)           // the server's address, not the tunnel's transport
 	LeakEarly       = Reason(leakReasonREASON_EARLY)            // by an interface that has no program (yet)
 	LeakOverflow    = Reason(leakReasonREASON_OVERFLOW)         // any leak, when the table of counters is full
-	ExemptND        = Reason(leakReasonREASON_EXEMPT_ND)        // neighbour discovery of the link
-	ExemptDHCP      = Reason(leakReasonREASON_EXEMPT_DHCP)      // DHCP or DHCPv6 of the link
-	ExemptBroadcast = Reason(leakReasonREASON_EXEMPT_BROADCAST) // a subnet's broadcast address
+	LeakGateway     = Reason(leakReasonREASON_GATEWAY)          // the gateway's address, not what the link itself needs
+	ExemptND        = Reason(leakReasonREASON_EXEMPT_ND)        // this host's neighbour discovery with one on the link
+	ExemptDHCP      = Reason(leakReasonREASON_EXEMPT_DHCP)      // this host's DHCP or DHCPv6 with one on the link
+	ExemptBroadcast = Reason(leakReasonREASON_EXEMPT_BROADCAST) // the broadcast address of a network on the link
 	ExemptInterface = Reason(leakReasonREASON_EXEMPT_DEVICE)    // an interface in Prefix.Exempt
 	ExemptFragment  = Reason(leakReasonREASON_EXEMPT_FRAGMENT)  // to the server, its first fragment lost; dropped as a leak
 )
@@ -62,7 +64,7 @@ func (r Reason) Leak() bool { return r != 0 && r < Reason(leakReasonREASON_EXEMP
 func (r Reason) String() string { return name(reasonNames, r) }
 
 var reasonNames = map[Reason]string{
-	LeakProtected: "protected", LeakServer: "server", LeakEarly: "early", LeakOverflow: "overflow",
+	LeakProtected: "protected", LeakServer: "server", LeakEarly: "early", LeakOverflow: "overflow", LeakGateway: "gateway",
 	ExemptND: "exempt-nd", ExemptDHCP: "exempt-dhcp", ExemptBroadcast: "exempt-broadcast", ExemptInterface: "exempt-interface",
 	ExemptFragment: "exempt-fragment",
 }
@@ -96,7 +98,7 @@ const (
 	ModeTCX                  // a TCX link
 	ModeClsact               // a filter of a clsact qdisc
 	ModeTunnel               // need not be: the only tunnel
-	ModeLoopback             // need not be: never leaves the host
+	ModeLoopback             // need not be: nothing leaves the host by it
 )
 
 // String returns a short name, as in reports.
@@ -113,7 +115,13 @@ func name[K comparable](names map[K]string, k K) string {
 	return "none"
 }
 
-// Prefix is one line of a policy. Lines of the same prefix add up: it may have four tunnels, a server four transports.
+// AnyProto is the Proto of a server to which everything may go.
+const AnyProto = 255
+
+// MaxTransports is how many a server may have.
+const MaxTransports = 8
+
+// Prefix is one line of a policy. Lines of the same prefix add up: it may have four tunnels, a server eight transports.
 // Their class and exempt interfaces must be the same. A policy may have 32 different sets of exempt interfaces.
 type Prefix struct {
 	Prefix netip.Prefix
@@ -121,8 +129,8 @@ type Prefix struct {
 	ID     uint32 // the caller's, for counters, samples and senders
 	Drop   bool   // drops here even where Config.Action counts
 	Tunnel int    // interface index of the tunnel that owns it; 0 while there is none
-	Proto  uint8  // Server: IP protocol of the tunnel's transport
-	Port   uint16 // Server: its destination port; 0 is any
+	Proto  uint8  // Server: IP protocol of the tunnel's transport, or AnyProto
+	Port   uint16 // Server: its destination port; 0 is any, or none
 	Exempt []int  // interface indexes by which its packets are counted as exempt, and never dropped
 }
 

@@ -33,22 +33,26 @@ type Witness struct {
 	trie6  *ebpf.MapSpec
 
 	// The rest is the goroutine's own.
-	cfg        Config
-	rules      rules
-	groups     groups
-	status     Status
-	ns         namespace
-	pins       pins
-	handle     *netlink.Handle
-	events     <-chan netlink.LinkUpdate
-	unwatch    chan struct{}
-	devices    map[int]*device
-	held       map[string]*anchor // hooks that are not an interface's, by name
-	former     []link.Link        // such of a guard with maps of another layout, until the first Set
-	opened     bool               // interfaces from now on are new
-	configured bool               // Set was called: what a guard knew is superseded
-	old        bool               // pinned maps of another layout still serve until the first Set
-	closeErr   error
+	cfg          Config
+	rules        rules
+	groups       groups
+	status       Status
+	ns           namespace
+	pins         pins
+	handle       *netlink.Handle
+	events       <-chan netlink.LinkUpdate
+	unwatch      chan struct{}
+	addrs        <-chan netlink.AddrUpdate
+	unwatchAddrs chan struct{}
+	settled      <-chan time.Time // when the networks are looked at
+	subnets      subnets          // as the programs know them
+	devices      map[int]*device
+	held         map[string]*anchor // hooks that are not an interface's, by name
+	former       []link.Link        // such of a guard with maps of another layout, until the first Set
+	opened       bool               // interfaces from now on are new
+	configured   bool               // Set was called: what a guard knew is superseded
+	old          bool               // pinned maps of another layout still serve until the first Set
+	closeErr     error
 }
 
 // Open attaches a witness to every interface of the calling thread's network namespace, and goes on doing so as others
@@ -65,7 +69,7 @@ func Open(opts Options) (*Witness, error) {
 	w := &Witness{
 		opts: opts, log: opts.Logger, ns: ns,
 		ops: make(chan func()), quit: make(chan struct{}), done: make(chan struct{}),
-		devices: map[int]*device{}, held: map[string]*anchor{},
+		devices: map[int]*device{}, held: map[string]*anchor{}, subnets: subnets{},
 	}
 	ready := make(chan error)
 	go w.run(ready)
@@ -126,6 +130,9 @@ func (w *Witness) start() error {
 	if err := w.subscribe(); err != nil {
 		return err
 	}
+	if err := w.subscribeAddresses(); err != nil {
+		return err
+	}
 	w.startEarly()
 	if err := w.recheck(); err != nil {
 		return err
@@ -158,7 +165,7 @@ func (w *Witness) load() error {
 	if err != nil {
 		return fmt.Errorf("load object leak: %w", err)
 	}
-	return errors.Join(w.reserve(), w.readDeadline())
+	return errors.Join(w.reserve(), w.readDeadline(), w.readSubnets())
 }
 
 func (w *Witness) leakSpec() (*ebpf.CollectionSpec, error) {
@@ -208,6 +215,10 @@ func (w *Witness) loop() {
 			op()
 		case u, ok := <-w.events:
 			w.heard(u, ok)
+		case _, ok := <-w.addrs:
+			w.heardAddress(ok)
+		case <-w.settled:
+			w.logged("look at networks", w.syncSubnets())
 		case <-tick.C:
 			w.logged("check interfaces", w.recheck())
 			w.keepPins()
@@ -250,6 +261,9 @@ func (w *Witness) stop() error {
 	var errs []error
 	if w.unwatch != nil {
 		close(w.unwatch)
+	}
+	if w.unwatchAddrs != nil {
+		close(w.unwatchAddrs)
 	}
 	for _, d := range w.devices {
 		errs = append(errs, w.leave(d))

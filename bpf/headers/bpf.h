@@ -142,4 +142,25 @@ static struct socket *(*bpf_sock_from_file)(struct file *file) = (void *)162;
 /* peek reads a field of a kernel structure; the loader relocates its offset. */
 #define peek(to, from) bpf_probe_read_kernel((to), sizeof(*(to)), (from))
 
+/* What the loader knows of a field of a kernel structure. */
+enum field {
+	FIELD_OFFSET = 0,
+	FIELD_SIZE = 1,
+	FIELD_EXISTS = 2,
+	FIELD_LEFT = 4,
+	FIELD_RIGHT = 5,
+};
+
+/* peek_bits reads a bit field, 0 where the kernel has none. */
+#define peek_bits(s, field) ({ \
+	__u64 bits = 0; \
+	if (__builtin_preserve_field_info((s)->field, FIELD_EXISTS)) { \
+		bpf_probe_read_kernel(&bits, __builtin_preserve_field_info((s)->field, FIELD_SIZE), \
+				      (const void *)(s) + __builtin_preserve_field_info((s)->field, FIELD_OFFSET)); \
+		bits <<= __builtin_preserve_field_info((s)->field, FIELD_LEFT); \
+		bits >>= __builtin_preserve_field_info((s)->field, FIELD_RIGHT); \
+	} \
+	bits; \
+})
+
 #endif

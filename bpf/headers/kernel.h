@@ -48,6 +48,7 @@ struct sk_buff {
 	unsigned char *head;
 	unsigned long _skb_refdst;
 	struct sock *sk;
+	__u8 from_ingress : 1;
 } __core;
 
 struct cred {

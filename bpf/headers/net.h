@@ -18,6 +18,8 @@
 #define ETH_P_8021Q 0x8100
 #define ETH_P_IPV6 0x86DD
 #define ETH_P_8021AD 0x88A8
+#define ETH_P_QINQ1 0x9100
+#define ETH_P_QINQ2 0x9200
 
 #define AF_PACKET 17
 
@@ -39,17 +41,33 @@
 #define IP6_MF 0x0001
 #define IP6_OFFSET 0xFFF8
 
-#define ND_FIRST 133 /* router solicitation */
-#define ND_LAST 137  /* redirect */
+#define ND_SOLICIT 135	 /* neighbour solicitation */
+#define ND_ADVERTISE 136 /* neighbour advertisement */
+#define ND_MIN 24	 /* from the ICMPv6 header to the target's end */
+#define ND_MAX 64	 /* and with options: link-layer address, nonce */
+#define ND_BURST 128	 /* exempt in one window */
+#define ND_WINDOW 1000000000ULL /* 1 s */
 
 #define DHCP_SERVER 67
 #define DHCP_CLIENT 68
 #define DHCP_COOKIE_AT (8 + 236) /* from the UDP header */
 #define DHCP_COOKIE 0x63825363
+#define DHCP_MAX 1024 /* from the IP header; a client that was told no more keeps to 576 */
+#define DHCP_BURST 10 /* exempt in one window */
+#define DHCP_WINDOW 10000000000ULL /* 10 s */
 #define DHCPV6_CLIENT 546
 #define DHCPV6_SERVER 547
 
 #define RTN_BROADCAST 3
+
+#define IPOPT_END 0
+#define IPOPT_NOOP 1
+#define IPOPT_LSRR 131
+#define IPOPT_SSRR 137
+
+#define RH_TYPE_0 0   /* a list of addresses, the last one last */
+#define RH_TYPE_2 2   /* one address */
+#define RH_SEGMENTS 4 /* a list of addresses, the last one first */
 
 struct ethhdr {
 	__u8 h_dest[6];
@@ -89,6 +107,29 @@ struct ipv6ext {
 	__u8 len;
 	__be16 frag_off; /* of a fragment header */
 	__be32 id;
+};
+
+/* The first words of a neighbour solicitation or advertisement. */
+struct nd {
+	__u8 type;
+	__u8 code;
+	__u16 check;
+	__be32 flags;
+	__be32 target[4];
+};
+
+struct ipopt {
+	__u8 type;
+	__u8 len;
+	__u8 next; /* of a source route: where the next hop stands, from 1 */
+};
+
+struct routing {
+	__u8 nexthdr;
+	__u8 len;
+	__u8 type;
+	__u8 left;
+	__be32 more;
 };
 
 struct ports {

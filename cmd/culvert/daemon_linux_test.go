@@ -53,7 +53,7 @@ func (e *fakeEngine) Close(_ context.Context, tunnel string) (enforce.SessionSta
 
 func (e *fakeEngine) Sessions(context.Context) ([]enforce.Session, error) { return nil, nil }
 
-func (e *fakeEngine) Pinholes() []netip.Prefix { return nil }
+func (e *fakeEngine) Gateways() []netip.Prefix { return nil }
 
 func (e *fakeEngine) Status(context.Context) (report.Status, error) {
 	return report.Status{Witness: report.Witness{Mode: report.Off, Reason: "a test"}}, nil

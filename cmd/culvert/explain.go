@@ -125,7 +125,7 @@ func (q *query) complete(from, proto string) error {
 // asked is the policy that is asked about.
 type asked struct {
 	sessions []enforce.Session
-	pinholes []netip.Prefix
+	gateways []netip.Prefix
 }
 
 // policyFor returns the session given by flags, or else the daemon's.
@@ -137,7 +137,7 @@ func policyFor(ctx context.Context, socket string, given *enforce.Session) (aske
 	if err != nil {
 		return asked{}, fmt.Errorf("%w; or describe the policy with --tunnel and --protect", err)
 	}
-	return asked{resp.Policy, resp.Pinholes}, nil
+	return asked{resp.Policy, resp.Gateways}, nil
 }
 
 // explain asks the system and prints the explanation; the error is errQuiet

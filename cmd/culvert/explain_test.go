@@ -62,7 +62,7 @@ func TestExplanation(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			e := explanation{query: query{dst: netip.MustParseAddr(tt.dst), proto: tt.proto, port: tt.port}, answer: tt.a, names: map[uint32]string{1: "lo", eth: "eth0", docker: "docker0", tun: "tun0", tun1: "tun1"},
 				links: []plan.Link{{Index: tun, Name: "tun0", Addrs: []netip.Prefix{netip.MustParsePrefix("10.8.0.2/24")}}}}
-			e.judge(asked{sessions: sessions, pinholes: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/32")}})
+			e.judge(asked{sessions: sessions, gateways: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/32")}})
 			if e.right != tt.right || e.verdict != tt.verdict {
 				t.Errorf("got %t, %q; want %t, %q", e.right, e.verdict, tt.right, tt.verdict)
 			}

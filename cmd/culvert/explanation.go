@@ -49,6 +49,10 @@ func (e *explanation) judge(policy asked) {
 	case st.Class == loader.Server:
 		e.policy = "address of the VPN server: all but the tunnel's own transport must leave through " + st.Tunnel
 		e.right, e.verdict = e.through(policy, st.Tunnel)
+	case st.Class == loader.Gateway:
+		e.policy = "next hop to the VPN server: only neighbour discovery and DHCP may go there outside " + st.Tunnel
+		e.right, e.verdict = e.through(policy, st.Tunnel)
+		e.note = "its host route keeps it reachable for ARP and for the reverse-path filter; what else is sent there is a leak"
 	default:
 		e.policy = "protected by " + st.Prefix.String() + ": must leave through " + st.Tunnel
 		e.right, e.verdict = e.through(policy, st.Tunnel)
@@ -100,7 +104,7 @@ func (e *explanation) judgeTransport(policy asked, st witness.Standing) {
 
 // protection is the policy as the witness takes it.
 func (e *explanation) protection(policy asked) enforce.Protection {
-	p := enforce.Protection{Pinholes: policy.pinholes}
+	p := enforce.Protection{Gateways: policy.gateways}
 	for _, s := range policy.sessions {
 		ps := enforce.ProtectedSession{Session: s}
 		for _, l := range e.links {

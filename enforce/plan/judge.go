@@ -59,7 +59,7 @@ func Judge(p *Policy, r *Route) Verdict {
 		v.Reason = NotProtected
 	case Ignored:
 		v.Reason = NeverTouched
-	case Excluded:
+	case Excluded, Gateway:
 		v.Reason = InExcluded
 	case Protected:
 		p.judgeProtected(r, e, &v)

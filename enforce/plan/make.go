@@ -119,7 +119,8 @@ type maker struct {
 	seen       map[netip.Prefix]Route // the tunnel's standing route for each protected prefix
 	owed       map[netip.Prefix]Route // the same, of those held: they come back
 	paths      []path
-	wanted     []Route // own host routes that must stand, in the order to put them
+	wanted     []Route        // own host routes that must stand, in the order to put them
+	gateways   []netip.Prefix // those of them that are next hops
 	out        Plan
 }
 
@@ -300,14 +301,18 @@ func (m *maker) refine() {
 	for _, r := range m.wanted {
 		pins = append(pins, r.Dst)
 	}
-	slices.SortFunc(pins, ComparePrefix)
-	pins = slices.Compact(pins)
+	pins, gateways := sortedSet(pins), sortedSet(m.gateways)
 	seen := m.mergeSeen()
-	if slices.Equal(pins, spec.Pinholes) && slices.EqualFunc(seen, spec.Seen, Route.Same) {
+	if slices.Equal(pins, spec.Pinholes) && slices.Equal(gateways, spec.Gateways) && slices.EqualFunc(seen, spec.Seen, Route.Same) {
 		return
 	}
-	spec.Pinholes, spec.Seen = pins, seen
+	spec.Pinholes, spec.Gateways, spec.Seen = pins, gateways, seen
 	m.p, _ = Build(spec)
+}
+
+func sortedSet(list []netip.Prefix) []netip.Prefix {
+	slices.SortFunc(list, ComparePrefix)
+	return slices.Compact(list)
 }
 
 // mergeSeen returns the tunnel routes last seen, updated by the standing ones.
@@ -353,6 +358,7 @@ func (m *maker) wantGateway(hop Hop) {
 	}
 	if c, ok := m.lostCover(hop); ok {
 		m.wantRoute(Route{Dst: host, Hop: Hop{Link: hop.Link}, PrefSrc: c.PrefSrc, Origin: Own})
+		m.gateways = append(m.gateways, host)
 	}
 }
 

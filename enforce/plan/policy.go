@@ -17,9 +17,10 @@ const (
 	Protected              // must leave through the tunnel
 	Excluded               // bypasses the tunnel on purpose
 	Ignored                // never touched, whatever else the policy says
+	Gateway                // next hop to a server: its route stays, but only the link's own needs may go there
 )
 
-var classNames = [...]string{"unlisted", "protected", "excluded", "ignored"}
+var classNames = [...]string{"unlisted", "protected", "excluded", "ignored", "gateway"}
 
 // String returns the word for the class that messages use.
 func (c Class) String() string { return classNames[c] }
@@ -75,7 +76,8 @@ type Spec struct {
 	RestoreAll      bool // whatever was removed comes back, not only what stood before
 
 	// What the table taught, carried from one Make to the next.
-	Pinholes []netip.Prefix // host routes that keep the transport alive: excluded
+	Pinholes []netip.Prefix // host routes that keep the transport alive: they stay
+	Gateways []netip.Prefix // those of them that are next hops
 	Seen     []Route        // each protected prefix's tunnel route, as last seen
 }
 
@@ -118,9 +120,22 @@ func Build(spec Spec) (*Policy, []Problem) {
 		p.learn(r)
 	}
 	for _, pin := range spec.Pinholes {
-		p.trie.Insert(pin, &Entry{Prefix: pin, Class: Excluded})
+		p.pinhole(pin)
 	}
 	return p, problems
+}
+
+// pinhole spares a host route that the transport needs. What may go there is no wider for it: a next hop to the
+// server is not a way around the tunnel, unless the operator excluded it or it is the server itself.
+func (p *Policy) pinhole(pin netip.Prefix) {
+	class, around := p.classify(pin)
+	switch {
+	case class == Excluded && around.Prefix == pin:
+	case class == Protected && slices.Contains(p.spec.Gateways, pin):
+		p.trie.Insert(pin, &Entry{Prefix: pin, Class: Gateway, Session: around.Session})
+	default:
+		p.trie.Insert(pin, &Entry{Prefix: pin, Class: Excluded})
+	}
 }
 
 func (p *Policy) addSession(i int) []Problem {

@@ -40,7 +40,7 @@ func (f *fakeEngine) Close(_ context.Context, tunnel string) (enforce.SessionSta
 	return enforce.SessionStatus{Tunnel: tunnel, State: enforce.Restored}, nil
 }
 
-func (f *fakeEngine) Pinholes() []netip.Prefix {
+func (f *fakeEngine) Gateways() []netip.Prefix {
 	return []netip.Prefix{netip.MustParsePrefix("192.168.1.1/32")}
 }
 

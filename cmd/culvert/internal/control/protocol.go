@@ -66,7 +66,7 @@ type Response struct {
 	Status  *report.Status         `json:"status,omitempty"`
 	Policy  []enforce.Session      `json:"policy,omitempty"`
 
-	Pinholes []netip.Prefix `json:"pinholes,omitempty"` // of policy: host routes that keep the transports alive
+	Gateways []netip.Prefix `json:"gateways,omitempty"` // of policy: next hops to the servers
 
 	Leaks    *report.Leaks    `json:"leaks,omitempty"`   // of leaks; nil when nothing is measured
 	Witness  *report.Witness  `json:"witness,omitempty"` // of leaks

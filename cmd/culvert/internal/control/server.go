@@ -36,7 +36,7 @@ type Engine interface {
 	Close(ctx context.Context, tunnel string) (enforce.SessionStatus, error)
 	Status(ctx context.Context) (report.Status, error)
 	Sessions(ctx context.Context) ([]enforce.Session, error)
-	Pinholes() []netip.Prefix
+	Gateways() []netip.Prefix
 	Leaks(ctx context.Context) (*report.Leaks, report.Witness, error)
 	Watch(ctx context.Context, f func(report.Event) error) error
 	Release(ctx context.Context) (report.Released, error)
@@ -202,7 +202,7 @@ func (s *Server) do(ctx context.Context, req Request) (resp Response, err error)
 	case Close:
 		resp.Session, err = pointer(s.Engine.Close(ctx, req.Tunnel))
 	case Policy:
-		resp.Pinholes = s.Engine.Pinholes()
+		resp.Gateways = s.Engine.Gateways()
 		resp.Policy, err = s.Engine.Sessions(ctx)
 	case Status:
 		resp.Daemon = &s.Daemon

@@ -156,7 +156,8 @@ func Prefix(word string) (netip.Prefix, error) {
 	return p, nil
 }
 
-const serverForm = "write ADDRESS:PORT/PROTO, for example 198.51.100.7:1194/udp or [2001:db8::7]:443/tcp"
+const serverForm = "write ADDRESS:PORT/PROTOCOL, for example 198.51.100.7:1194/udp or [2001:db8::7]:443/tcp, " +
+	"or ADDRESS/PROTOCOL for one without ports, for example 198.51.100.7/esp"
 
 // Server parses one transport endpoint. The error continues the word to a
 // sentence.
@@ -165,44 +166,72 @@ func Server(word string) (enforce.Server, error) {
 	if !ok {
 		return enforce.Server{}, fmt.Errorf("names no protocol; %s", serverForm)
 	}
-	ap, err := netip.ParseAddrPort(addr)
-	if err != nil {
-		return enforce.Server{}, fmt.Errorf("is not a server (names must be resolved first); %s", serverForm)
+	name, family, ports, known := transport(proto)
+	if !known {
+		return enforce.Server{}, fmt.Errorf("has an unknown protocol; write %s", enforce.TransportNames())
 	}
-	return endpoint(ap, proto)
+	ap, err := address(addr, name, ports)
+	if err != nil {
+		return enforce.Server{}, err
+	}
+	return endpoint(ap, name, family)
 }
 
-func endpoint(ap netip.AddrPort, proto string) (enforce.Server, error) {
-	name, six, known := transport(proto)
+// address parses an address with the port that its protocol has, or without.
+func address(text, proto string, ports bool) (netip.AddrPort, error) {
+	ap, err := netip.ParseAddrPort(text)
 	switch {
-	case !known:
-		return enforce.Server{}, errors.New("has an unknown protocol; write udp or tcp")
-	case ap.Port() == 0:
-		return enforce.Server{}, errors.New("has port 0; write the port that the tunnel is carried to")
-	case ap.Addr().Is4In6():
+	case err == nil && !ports:
+		return ap, fmt.Errorf("has a port, and %s has none; write %s/%s", proto, ap.Addr(), proto)
+	case err == nil && ap.Port() == 0:
+		return ap, errors.New("has port 0; write the port that the tunnel is carried to")
+	case err == nil:
+		return ap, nil
+	}
+	a, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(text, "["), "]"))
+	switch {
+	case err != nil:
+		return ap, fmt.Errorf("is not a server (names must be resolved first); %s", serverForm)
+	case ports:
+		return ap, fmt.Errorf("has no port; write the one that the tunnel is carried to: %s/%s", portForm(a), proto)
+	}
+	return netip.AddrPortFrom(a, 0), nil
+}
+
+// portForm is how an address is written before a port. What is one without brackets may have been meant with its end as
+// the port, so it is not repeated.
+func portForm(a netip.Addr) string {
+	if a.Is6() {
+		return "[ADDRESS]:PORT"
+	}
+	return a.String() + ":PORT"
+}
+
+func endpoint(ap netip.AddrPort, name string, family int) (enforce.Server, error) {
+	switch a := ap.Addr(); {
+	case a.Is4In6():
 		return enforce.Server{}, errors.New("is an IPv4 address written as IPv6; write the IPv4 address")
-	case ap.Addr().Zone() != "":
+	case a.Zone() != "":
 		return enforce.Server{}, errors.New("has a zone; write the address without it")
-	case ap.Addr().IsUnspecified() || ap.Addr().IsMulticast():
+	case a.IsUnspecified() || a.IsMulticast():
 		return enforce.Server{}, fmt.Errorf("is no address of one host; %s", serverForm)
-	case six != 0 && (six == 6) != ap.Addr().Is6():
-		return enforce.Server{}, fmt.Errorf("mixes the families: %s is not for this address; write %s", proto, name)
+	case family != 0 && (family == 6) != a.Is6():
+		return enforce.Server{}, fmt.Errorf("mixes the families: %s%d is not for this address; write %s", name, family, name)
 	}
 	return enforce.Server{Addr: ap, Proto: name}, nil
 }
 
-// transport returns the plain name of a transport protocol, and the family that
-// its name asks for, or 0.
-func transport(word string) (name string, family int, known bool) {
+// transport returns the plain name of a transport protocol, the family that its
+// name asks for, or 0, and whether it has ports.
+func transport(word string) (name string, family int, ports, known bool) {
 	switch word {
-	case "udp", "tcp":
-		return word, 0, true
 	case "udp4", "tcp4":
-		return word[:3], 4, true
+		return word[:3], 4, true, true
 	case "udp6", "tcp6":
-		return word[:3], 6, true
+		return word[:3], 6, true, true
 	}
-	return "", 0, false
+	_, ports, known = enforce.Transport(word)
+	return word, 0, ports, known
 }
 
 // Device checks the name of an interface; whether it exists is not asked.

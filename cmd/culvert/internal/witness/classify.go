@@ -34,10 +34,10 @@ func Classify(p enforce.Protection, a netip.Addr) Standing {
 // that may leave outside the tunnel. Port 0 stands for any.
 func (s Standing) Passes(proto uint8, port uint16) bool {
 	if s.Class != loader.Server {
-		return s.Class != loader.Protected
+		return s.Class != loader.Protected && s.Class != loader.Gateway
 	}
 	for _, l := range s.lines {
-		if l.Proto == proto && (l.Port == 0 || l.Port == port) {
+		if l.Proto == loader.AnyProto || l.Proto == proto && (l.Port == 0 || l.Port == port) {
 			return true
 		}
 	}

@@ -133,7 +133,7 @@ func (k *keeper) set(renew bool) {
 		return
 	}
 	now := k.now()
-	p := enforce.Protection{Sessions: k.sessions(), Pinholes: k.last.Pinholes}
+	p := enforce.Protection{Sessions: k.sessions(), Gateways: k.last.Gateways}
 	k.noteAway(p.Sessions, now)
 	pol := compile(p, k.want, func(tunnel string) bool { return k.freed[tunnel] })
 	if !renew && k.err == nil && k.inForce != nil && reflect.DeepEqual(pol.config, *k.inForce) {

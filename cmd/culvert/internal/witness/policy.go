@@ -58,7 +58,7 @@ func build(p enforce.Protection, want Rules, free func(tunnel string) bool) (pol
 		b.protect(&s, drop)
 	}
 	b.servers(p.Sessions)
-	b.pinholes(p.Pinholes)
+	b.gateways(p.Gateways)
 	return policy{b.config(p.Sessions, want), b.owners}, b
 }
 
@@ -83,12 +83,18 @@ func (b *builder) pass(p netip.Prefix, class loader.Class) {
 	}
 }
 
-// pinholes win over all but the server's narrower lines.
-func (b *builder) pinholes(list []netip.Prefix) {
-	for _, pin := range list {
-		if l := b.lines[pin]; l == nil || l[0].Class == loader.Protected {
-			b.lines[pin] = []loader.Prefix{{Prefix: pin, Class: loader.Excluded}}
+// gateways narrows the way to each next hop to what the link itself needs, where its address is protected and is not the
+// server's: that has its own, narrower lines.
+func (b *builder) gateways(list []netip.Prefix) {
+	for _, host := range list {
+		around, ok := b.lookup(host.Addr())
+		if !ok || around.Class != loader.Protected {
+			continue
 		}
+		b.lines[host] = []loader.Prefix{{
+			Prefix: host, Class: loader.Gateway, ID: b.within(host, around), Drop: around.Drop, Tunnel: around.Tunnel,
+			Exempt: around.Exempt,
+		}}
 	}
 }
 
@@ -125,7 +131,7 @@ func (b *builder) servers(sessions []enforce.ProtectedSession) {
 		for _, srv := range s.Servers {
 			a := srv.Addr.Addr().Unmap()
 			host := netip.PrefixFrom(a, a.BitLen())
-			gates[host] = append(gates[host], loader.Prefix{Proto: protocol(srv.Proto), Port: srv.Addr.Port()})
+			gates[host] = append(gates[host], gatesOf(srv)...)
 		}
 	}
 	for host, list := range gates {
@@ -136,12 +142,7 @@ func (b *builder) servers(sessions []enforce.ProtectedSession) {
 }
 
 func (b *builder) server(host netip.Prefix, around loader.Prefix, gates []loader.Prefix) []loader.Prefix {
-	own := b.owners[around.ID]
-	own.prefix = host
-	id := around.ID
-	if around.Prefix != host {
-		id = b.id(own)
-	}
+	id := b.within(host, around)
 	gates = fewer(gates)
 	for i := range gates {
 		gates[i] = loader.Prefix{
@@ -152,8 +153,15 @@ func (b *builder) server(host netip.Prefix, around loader.Prefix, gates []loader
 	return gates
 }
 
-// maxGates is how many transports one address may have in the loader.
-const maxGates = 4
+// within is the ID of a host inside a protected prefix, of the same owner.
+func (b *builder) within(host netip.Prefix, around loader.Prefix) uint32 {
+	if around.Prefix == host {
+		return around.ID
+	}
+	own := b.owners[around.ID]
+	own.prefix = host
+	return b.id(own)
+}
 
 // fewer lets any port pass where a server has too many.
 func fewer(gates []loader.Prefix) []loader.Prefix {
@@ -162,7 +170,7 @@ func fewer(gates []loader.Prefix) []loader.Prefix {
 	}
 	same := func(a, b loader.Prefix) bool { return order(a, b) == 0 }
 	slices.SortFunc(gates, order)
-	if gates = slices.CompactFunc(gates, same); len(gates) <= maxGates {
+	if gates = slices.CompactFunc(gates, same); len(gates) <= loader.MaxTransports {
 		return gates
 	}
 	for i := range gates {
@@ -189,12 +197,25 @@ func indexes(links []uint32) (out []int) {
 	return out
 }
 
-func protocol(name string) uint8 {
-	if name == "tcp" {
-		return 6
+// gatesOf is what a server's transport looks like from outside. ESP comes with the exchange of its keys, which goes to the
+// same address by UDP.
+func gatesOf(srv enforce.Server) []loader.Prefix {
+	number, _, _ := enforce.Transport(srv.Proto)
+	switch srv.Proto {
+	case enforce.AnyTransport:
+		return []loader.Prefix{{Proto: loader.AnyProto}}
+	case "esp":
+		return []loader.Prefix{{Proto: number}, {Proto: protoUDP, Port: portIKE}, {Proto: protoUDP, Port: portIKENAT}}
 	}
-	return 17
+	return []loader.Prefix{{Proto: number, Port: srv.Addr.Port()}}
 }
+
+// What IKE is carried to: directly, and together with ESP where an address is translated on the way.
+const (
+	protoUDP   = 17
+	portIKE    = 500
+	portIKENAT = 4500
+)
 
 func (b *builder) config(sessions []enforce.ProtectedSession, want Rules) loader.Config {
 	cfg := loader.Config{Guard: want.Guard && len(sessions) > 0}

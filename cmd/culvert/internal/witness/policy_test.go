@@ -32,7 +32,7 @@ func server(s enforce.ProtectedSession, list ...string) enforce.ProtectedSession
 // shown writes the lines of a policy that are not ignored ranges.
 func shown(p policy) string {
 	var b strings.Builder
-	names := map[loader.Class]string{loader.Protected: "protected", loader.Excluded: "excluded", loader.Server: "server"}
+	names := map[loader.Class]string{loader.Protected: "protected", loader.Excluded: "excluded", loader.Server: "server", loader.Gateway: "gateway"}
 	for _, x := range p.config.Prefixes {
 		if x.Class == loader.Ignored {
 			continue
@@ -41,7 +41,7 @@ func shown(p policy) string {
 		if own, ok := p.owners[x.ID]; ok {
 			fmt.Fprintf(&b, " of %s", own.tunnel)
 		}
-		if x.Class == loader.Protected {
+		if x.Class == loader.Protected || x.Class == loader.Gateway {
 			fmt.Fprintf(&b, " by %d", x.Tunnel)
 		}
 		if x.Class == loader.Server {
@@ -90,16 +90,33 @@ func TestCompile(t *testing.T) {
 		{"server within an exclusion", enforce.Protection{Sessions: []enforce.ProtectedSession{fullExcluding}}, Rules{},
 			"0.0.0.0/0 protected of tun0 by 7\n203.0.113.0/24 excluded\n"},
 		{"server that is its own pinhole", enforce.Protection{
-			Sessions: []enforce.ProtectedSession{server(full, "10.77.0.66:1194/udp")}, Pinholes: pfx("10.77.0.66/32", "10.77.0.1/32")}, Rules{},
-			"0.0.0.0/0 protected of tun0 by 7\n10.77.0.1/32 excluded\n10.77.0.66/32 server of tun0 1194/17 by 7\n"},
+			Sessions: []enforce.ProtectedSession{server(full, "10.77.0.66:1194/udp")}, Gateways: pfx("10.77.0.66/32", "10.77.0.1/32")}, Rules{},
+			"0.0.0.0/0 protected of tun0 by 7\n10.77.0.1/32 gateway of tun0 by 7\n10.77.0.66/32 server of tun0 1194/17 by 7\n"},
+		{"gateway of a session that excludes an interface", enforce.Protection{
+			Sessions: []enforce.ProtectedSession{apart}, Gateways: pfx("10.77.0.1/32")}, drop,
+			"0.0.0.0/0 protected of tun0 by 7 but not [3 4] drop\n10.77.0.1/32 gateway of tun0 by 7 but not [3 4] drop\n" +
+				"203.0.113.10/32 server of tun0 1194/17 by 7 but not [3 4] drop\n"},
+		{"gateway that the operator excludes", enforce.Protection{
+			Sessions: []enforce.ProtectedSession{fullExcluding}, Gateways: pfx("203.0.113.1/32")}, drop,
+			"0.0.0.0/0 protected of tun0 by 7 drop\n203.0.113.0/24 excluded\n"},
+		{"gateway outside what is protected", enforce.Protection{
+			Sessions: []enforce.ProtectedSession{excluding}, Gateways: pfx("192.168.1.1/32")}, drop,
+			"10.0.0.0/8 protected of tun0 by 7 drop\n10.9.0.0/16 excluded\n"},
+		{"transports without ports", enforce.Protection{Sessions: []enforce.ProtectedSession{
+			server(full, "203.0.113.10:0/esp", "203.0.113.11:0/any", "203.0.113.12:0/gre", "203.0.113.12:9899/sctp")}}, drop,
+			"0.0.0.0/0 protected of tun0 by 7 drop\n203.0.113.10/32 server of tun0 500/17 by 7 drop\n" +
+				"203.0.113.10/32 server of tun0 4500/17 by 7 drop\n203.0.113.10/32 server of tun0 0/50 by 7 drop\n" +
+				"203.0.113.11/32 server of tun0 0/255 by 7 drop\n203.0.113.12/32 server of tun0 0/47 by 7 drop\n" +
+				"203.0.113.12/32 server of tun0 9899/132 by 7 drop\n"},
 		{"server that is a protected prefix", enforce.Protection{
 			Sessions: []enforce.ProtectedSession{server(protected("tun0", 7, "203.0.113.10/32"), "203.0.113.10:1194/udp")}}, Rules{},
 			"203.0.113.10/32 server of tun0 1194/17 by 7\n"},
-		{"pinhole over protected", enforce.Protection{
-			Sessions: []enforce.ProtectedSession{protected("tun0", 7, "10.77.0.1/32")}, Pinholes: pfx("10.77.0.1/32")}, Rules{},
-			"10.77.0.1/32 excluded\n"},
+		{"gateway that is a protected prefix", enforce.Protection{
+			Sessions: []enforce.ProtectedSession{protected("tun0", 7, "10.77.0.1/32")}, Gateways: pfx("10.77.0.1/32")}, Rules{},
+			"10.77.0.1/32 gateway of tun0 by 7\n"},
 		{"too many transports", enforce.Protection{Sessions: []enforce.ProtectedSession{
-			server(full, "10.0.0.1:1/udp", "10.0.0.1:2/udp", "10.0.0.1:3/udp", "10.0.0.1:4/udp", "10.0.0.1:5/tcp")}}, Rules{},
+			server(full, "10.0.0.1:1/udp", "10.0.0.1:2/udp", "10.0.0.1:3/udp", "10.0.0.1:4/udp", "10.0.0.1:5/tcp",
+				"10.0.0.1:6/udp", "10.0.0.1:7/udp", "10.0.0.1:8/udp", "10.0.0.1:9/udp")}}, Rules{},
 			"0.0.0.0/0 protected of tun0 by 7\n10.0.0.1/32 server of tun0 0/6 by 7\n10.0.0.1/32 server of tun0 0/17 by 7\n"},
 		{"an interface excluded from one session", enforce.Protection{
 			Sessions: []enforce.ProtectedSession{apart, protected("wg0", 8, "10.1.0.0/16")}}, drop,
