@@ -112,7 +112,7 @@ func TestAsk(t *testing.T) {
 	}{
 		{"ping", Request{Op: Ping}, `{"version":1,"daemon":{"pid":7,"program":"test"}}`},
 		{"open", Request{Op: Open, Session: &enforce.Session{Tunnel: "tun0", Protect: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}},
-			`{"version":1,"session":{"tunnel":"tun0","state":"enforcing","protected":["10.0.0.0/8"],"excluded":null,"removed":0,"readded":0,"restored":0,"held":null,"contested":null,"unenforceable":null}}`},
+			`{"version":1,"daemon":{"pid":7,"program":"test"},"session":{"tunnel":"tun0","state":"enforcing","protected":["10.0.0.0/8"],"excluded":null,"removed":0,"readded":0,"restored":0,"held":null,"contested":null,"unenforceable":null}}`},
 		{"bad input", Request{Op: Open, Session: &enforce.Session{Tunnel: "bad"}}, "input: open: bad: no such interface"},
 		{"close", Request{Op: Close, Tunnel: "tun0"}, `{"version":1,"session":{"tunnel":"tun0","state":"restored","protected":null,"excluded":null,"removed":0,"readded":0,"restored":0,"held":null,"contested":null,"unenforceable":null}}`},
 		{"no session", Request{Op: Close, Tunnel: "tun9"}, "no_session: tun9: no session"},
