@@ -62,8 +62,17 @@ func RouteCheck(sys System) func(*plan.Route) error {
 // Facts is what a System knows besides routes.
 type Facts struct {
 	Links    []plan.Link
-	Bypasses []string      // rules and the like that are asked before main, in words
-	Uptime   time.Duration // since boot, sleep included
+	Bypasses []string           // what else keeps packets from asking main, in words
+	Rules    []Rule             // in the order that they are asked; nil where there are none
+	Tables   map[string]Content // of the tables that rules ask before main
+	Local    []plan.Route       // of table local, those that follow from no address of this host
+	Uptime   time.Duration      // since boot, sleep included
+}
+
+// Content is what a table holds.
+type Content struct {
+	Routes []plan.Route
+	Cut    bool // there are more
 }
 
 // Edge judges one announced route. It must not wait, allocate or log. The
@@ -166,7 +175,8 @@ type SessionStatus struct {
 	Restored      uint64         `json:"restored"` // held routes given back
 	Held          []HeldRoute    `json:"held"`
 	Contested     []Contest      `json:"contested"`
-	Unenforceable []string       `json:"unenforceable"`
+	Unenforceable []string       `json:"unenforceable"` // what routing cannot protect
+	Notes         []string       `json:"notes"`         // what is as it should be, and good to know
 }
 
 // HeldRoute is a removed route that will come back.

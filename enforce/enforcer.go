@@ -58,6 +58,7 @@ type Enforcer struct {
 	insecure  bool // a crash would lose what is held: the journal was taken away
 	facts     Facts
 	lookedAt  time.Time // when facts were read
+	asked     int       // how far the questions have come, where they are many
 	names     map[uint32]string
 	incidents incidentRing
 	contests  contests

@@ -104,6 +104,11 @@ func (e *Enforcer) settleTable(ctx context.Context) (settled bool, err error) {
 // be done, or nothing more can be done now.
 func (e *Enforcer) round(ctx context.Context) (settled bool, err error) {
 	pl, err := e.judge(ctx)
+	if err == nil && e.unknownLinks(&pl) {
+		if err = e.look(ctx); err == nil {
+			pl, err = e.judge(ctx)
+		}
+	}
 	if err != nil {
 		return false, err
 	}
@@ -120,8 +125,28 @@ func (e *Enforcer) round(ctx context.Context) (settled bool, err error) {
 	if progress {
 		return false, nil
 	}
+	e.verify(ctx, pl.Missing)
 	e.settle(pl.Missing)
 	return true, nil
+}
+
+// unknownLinks reports whether a plan removes routes of an interface that came after
+// the interfaces were read. It may be excluded, and whether such a route must come
+// back cannot be told without its addresses.
+func (e *Enforcer) unknownLinks(pl *plan.Plan) bool {
+	known := map[uint32]bool{0: true}
+	for i := range e.facts.Links {
+		known[e.facts.Links[i].Index] = true
+	}
+	for i := range pl.Actions {
+		a := &pl.Actions[i]
+		for hop := range a.Route.Hops() {
+			if a.Kind == plan.Remove && !known[hop.Link] {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // judge reads the table and decides. The table is streamed, not kept.

@@ -15,6 +15,7 @@ type Preview struct {
 	Missing       []netip.Prefix  `json:"missing"` // protected prefixes without a tunnel route
 	Reported      []string        `json:"reported"`
 	Unenforceable []string        `json:"unenforceable"`
+	Notes         []string        `json:"notes"`
 }
 
 // PreviewAction is one step.
@@ -65,7 +66,7 @@ func (e *Enforcer) judgeAgain(ctx context.Context) (pl plan.Plan, err error) {
 
 func (e *Enforcer) preview(pl *plan.Plan) Preview {
 	pr := Preview{Actions: []PreviewAction{}, Missing: append([]netip.Prefix{}, pl.Missing...),
-		Reported: []string{}, Unenforceable: []string{}}
+		Reported: []string{}, Unenforceable: []string{}, Notes: []string{}}
 	for i := range pl.Actions {
 		pr.Actions = append(pr.Actions, e.previewAction(&pl.Actions[i]))
 	}
@@ -74,6 +75,7 @@ func (e *Enforcer) preview(pl *plan.Plan) Preview {
 	}
 	for _, s := range e.sessions {
 		pr.Unenforceable = append(pr.Unenforceable, s.unfit...)
+		pr.Notes = append(pr.Notes, s.notes...)
 	}
 	return pr
 }

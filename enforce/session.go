@@ -23,7 +23,8 @@ type session struct {
 	loss  bool // the tunnel was there and vanished; the guard holds
 
 	removed, readded, restored uint64
-	unfit                      []string
+	unfit, notes               []string
+	doubts                     map[netip.Prefix]doubt // where the kernel said that packets go elsewhere
 }
 
 // noLink stands for the interface of a tunnel that is gone while a guard holds

@@ -1,9 +1,12 @@
 package enforce_test
 
 import (
+	"context"
 	"errors"
+	"iter"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/culvert-project/culvert/enforce"
@@ -55,6 +58,49 @@ func TestExcludedInterfaceComesAndGoes(t *testing.T) {
 			// What the edge took before the interface had a name came back.
 			if st := status(t, e); st.State != enforce.Enforcing || st.Removed-removed > 3 {
 				t.Errorf("%+v", st)
+			}
+		})
+	}
+}
+
+// busySystem lets something happen between a reading of the interfaces and the
+// reading of the table that follows.
+type busySystem struct {
+	*enforcetest.System
+	between atomic.Pointer[func()]
+}
+
+func (s *busySystem) Table(ctx context.Context) iter.Seq2[plan.Route, error] {
+	if f := s.between.Swap(nil); f != nil {
+		(*f)()
+	}
+	return s.System.Table(ctx)
+}
+
+// TestInterfaceComesBetweenReadings: the table names an interface that the readings
+// of interfaces before it did not. Its routes are judged as any other's.
+func TestInterfaceComesBetweenReadings(t *testing.T) {
+	for name, excluded := range map[string]bool{"excluded": true, "not excluded": false} {
+		t.Run(name, func(t *testing.T) {
+			sys := &busySystem{System: newHost(t)}
+			e, stop := run(t, sys, &enforcetest.Journal{}, enforce.Options{})
+			s := split
+			if excluded {
+				s.ExcludeInterfaces = []string{"docker0"}
+			}
+			open(t, e, s)
+			sys.Lose(1 << 20) // nobody announces it
+			come := func() { addBridge(t, sys.System, "docker0") }
+			sys.between.Store(&come)
+			e.Wake("test")
+			eventually(t, "the table is judged", func() bool {
+				return sys.between.Load() == nil && strings.Contains(sys.Text(), "172.31.9.0/24") == excluded
+			})
+			if err := stop(); err != nil {
+				t.Error(err)
+			}
+			if got := leavesBy(sys.System, "172.31.9.7"); got != bridge {
+				t.Errorf("in the end it leaves by %d:\n%s", got, sys.Text())
 			}
 		})
 	}

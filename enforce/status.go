@@ -26,7 +26,7 @@ func (e *Enforcer) statusOf(s *session) SessionStatus {
 		Tunnel: s.Tunnel, State: s.state,
 		Protected: s.Protect, Excluded: e.excluded(s),
 		Removed: s.removed, Readded: s.readded, Restored: s.restored,
-		Held: []HeldRoute{}, Contested: []Contest{}, Unenforceable: []string{},
+		Held: []HeldRoute{}, Contested: []Contest{}, Unenforceable: []string{}, Notes: []string{},
 	}
 	if s.link != 0 && s.id.Name != s.Tunnel {
 		st.Interface = s.id.Name
@@ -41,6 +41,7 @@ func (e *Enforcer) statusOf(s *session) SessionStatus {
 	}
 	st.Contested = append(st.Contested, e.contests.of(s.Tunnel)...)
 	st.Unenforceable = append(st.Unenforceable, s.unfit...)
+	st.Notes = append(st.Notes, s.notes...)
 	return st
 }
 
@@ -52,24 +53,6 @@ func (e *Enforcer) excluded(s *session) []netip.Prefix {
 		out = append(out, netip.PrefixFrom(a, a.BitLen()))
 	}
 	return sortedPrefixes(out)
-}
-
-// takeIn notes what a plan found that routing cannot settle.
-func (e *Enforcer) takeIn(pl *plan.Plan) {
-	for _, s := range e.sessions {
-		s.unfit = slices.Clone(e.facts.Bypasses)
-	}
-	for _, f := range pl.Unfit {
-		if _, en := pl.Policy.Lookup(f.Prefix.Addr()); en != nil {
-			if s := e.sessionOn(en.Tunnel); s != nil {
-				s.unfit = append(s.unfit, f.Prefix.Addr().String()+" "+f.Text)
-			}
-		}
-	}
-	for i := range pl.Reported {
-		r := &pl.Reported[i]
-		e.report(r, plan.Judge(pl.Policy, r), Event{Route: *r, Seen: e.lookedAt})
-	}
 }
 
 // settle gives each session the state that a finished pass found.
@@ -85,7 +68,6 @@ func (e *Enforcer) settle(missing []netip.Prefix) {
 }
 
 func (e *Enforcer) stateOf(s *session, missing []netip.Prefix) State {
-	lacks := slices.ContainsFunc(s.Protect, func(p netip.Prefix) bool { return slices.Contains(missing, p) })
 	switch {
 	case s.link == 0:
 		return Connecting
@@ -95,10 +77,15 @@ func (e *Enforcer) stateOf(s *session, missing []netip.Prefix) State {
 		return Reconnecting
 	case e.opt.Audit:
 		return Auditing
-	case lacks:
+	case lacks(s, missing):
 		return Reconnecting
 	}
 	return Enforcing
+}
+
+// lacks reports whether a prefix of a session had no tunnel route.
+func lacks(s *session, missing []netip.Prefix) bool {
+	return slices.ContainsFunc(s.Protect, func(p netip.Prefix) bool { return slices.Contains(missing, p) })
 }
 
 // fail notes why the session of a verdict is not what it should be.

@@ -31,6 +31,7 @@ describe besides.
   missing[]             protected prefixes without a route into the tunnel
   reported[]            routes that take protected traffic and would stay
   unenforceable[]       what routing cannot protect
+  notes[]               this host's own addresses among the protected ones
   noticed[]             who would notice: who, route, links[]
 
 ` + exitHelp
@@ -129,7 +130,7 @@ func preview(cmd *cobra.Command, s config.Settings) (planDoc, error) {
 func newPlanDoc(pr enforce.Preview, sessions []enforce.Session) planDoc {
 	doc := planDoc{Version: 1, Preview: pr, Pinholes: []string{}, Noticed: []notice{}}
 	doc.Actions, doc.Missing = notNil(doc.Actions), notNil(doc.Missing)
-	doc.Reported, doc.Unenforceable = notNil(doc.Reported), notNil(doc.Unenforceable)
+	doc.Reported, doc.Unenforceable, doc.Notes = notNil(doc.Reported), notNil(doc.Unenforceable), notNil(doc.Notes)
 	isTunnel := func(link string) bool {
 		return slices.ContainsFunc(sessions, func(s enforce.Session) bool { return s.Tunnel == link })
 	}
@@ -209,6 +210,7 @@ func printPlan(w io.Writer, doc planDoc) {
 	group(w, "Protected, but no route into the tunnel can be added now", missing)
 	group(w, "Takes protected traffic, and would stay", doc.Reported)
 	group(w, "Cannot be enforced by routes", doc.Unenforceable)
+	group(w, "Good to know", doc.Notes)
 }
 
 func group(w io.Writer, heading string, lines []string) {

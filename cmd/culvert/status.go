@@ -37,6 +37,8 @@ or dropped as asked{{end}}; 1 when not, 3 when no daemon answers.
     held[]              removed routes that will come back: route, since
     contested[]         routes added again and again: route, times, by
     unenforceable[]     what routing cannot protect, in words
+    notes[]             what is as it should be and good to know: this host's own
+                        addresses among the protected ones
 {{if .Witness}}    leaks               what left outside the tunnel for its prefixes: packets,
                         bytes, dropped, by[] (as below)
     on_leak             what is done with those now: count or drop; off: not even
@@ -183,7 +185,7 @@ func writeStatusJSON(w io.Writer, st report.Status) error {
 		s := &doc.Sessions[i]
 		s.Protected, s.Excluded = notNil(s.Protected), notNil(s.Excluded)
 		s.Held, s.Contested = notNil(s.Held), notNil(s.Contested)
-		s.Unenforceable = notNil(s.Unenforceable)
+		s.Unenforceable, s.Notes = notNil(s.Unenforceable), notNil(s.Notes)
 		fillLeaks(s.Leaks)
 	}
 	return writeJSON(w, doc)

@@ -29,7 +29,8 @@ func sampleStatus() report.Status {
 			Removed:   7, Readded: 1, Restored: 0,
 			Held:          []enforce.HeldRoute{{Route: "172.31.1.0/24 via 192.168.1.1 dev eth0 proto static", Since: at}},
 			Contested:     []enforce.Contest{{Route: "172.31.2.0/24 via 192.168.1.1 dev eth0", Times: 6, By: enforce.Adder{Protocol: "dhcp", Port: 812, Process: "dhclient"}}},
-			Unenforceable: []string{"172.31.5.1 is this host's own address on docker0"},
+			Unenforceable: []string{"rule 100: from all lookup 77 is asked before main, and table 77 takes protected addresses by 172.31.6.0/24 dev eth0 (IPv4)"},
+			Notes:         []string{"172.31.5.1 is this host's own address on docker0"},
 		}}, {SessionStatus: enforce.SessionStatus{
 			Tunnel: "wg0", State: enforce.Failed, Error: "remove 10.0.0.0/9: operation not permitted",
 			Protected: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
@@ -93,13 +94,17 @@ func TestStatusFitsOneScreen(t *testing.T) {
 		s.Held = append(s.Held, enforce.HeldRoute{Route: fmt.Sprint(i)})
 		s.Contested = append(s.Contested, enforce.Contest{Route: fmt.Sprint(i)})
 		s.Unenforceable = append(s.Unenforceable, fmt.Sprint(i))
+		s.Notes = append(s.Notes, fmt.Sprint(i))
 		st.Incidents = append(st.Incidents, report.Incident{Incident: enforce.Incident{Route: fmt.Sprint(i)}})
 	}
 	var b bytes.Buffer
 	if err := showStatus(&b, st, false); err != nil {
 		t.Error(err)
 	}
-	if n := strings.Count(b.String(), "\n"); n > 40 {
+	if strings.Count(b.String(), "more") != strings.Count(b.String(), `more: "culvert status --json"`) {
+		t.Errorf("cut without saying where the rest is:\n%s", &b)
+	}
+	if n := strings.Count(b.String(), "\n"); n > 45 {
 		t.Errorf("%d lines:\n%s", n, &b)
 	}
 }

@@ -57,9 +57,10 @@ func printDetails(w io.Writer, s *report.Session) {
 	for _, c := range s.Contested {
 		contested = append(contested, fmt.Sprintf("%s (%s times, by %s)", c.Route, strconv.FormatUint(c.Times, 10), adder(c.By)))
 	}
+	printList(w, s.Tunnel+": cannot be enforced by routes", s.Unenforceable)
 	printList(w, s.Tunnel+": held, will come back", held)
 	printList(w, s.Tunnel+": added again and again", contested)
-	printList(w, s.Tunnel+": cannot be enforced by routes", s.Unenforceable)
+	printList(w, s.Tunnel+": notes", s.Notes)
 }
 
 // printList writes a heading and the first lines under it; nothing for none.
@@ -70,7 +71,7 @@ func printList(w io.Writer, heading string, lines []string) {
 	fmt.Fprintf(w, "\n%s:\n", heading)
 	for i, line := range lines {
 		if i == shownDetails {
-			fmt.Fprintf(w, "  and %d more\n", len(lines)-i)
+			fmt.Fprintf(w, "  and %d more: \"culvert status --json\" lists all\n", len(lines)-i)
 			return
 		}
 		fmt.Fprintln(w, "  "+line)

@@ -1,6 +1,12 @@
 package enforcetest
 
-import "time"
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"github.com/culvert-project/culvert/enforce"
+)
 
 // Name gives the process behind a port id a name.
 func (s *System) Name(port uint32, process string) {
@@ -19,6 +25,44 @@ func (s *System) SetBypasses(words ...string) {
 	s.extra.bypasses = words
 	s.table.hint("rules changed")
 }
+
+// SetRules says which rules there are and what the tables that they ask hold; the
+// main table's content stays what it is. Ways that are not set lead through it.
+func (s *System) SetRules(f enforce.Facts, ways map[netip.Prefix]enforce.Way) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.extra.rules, s.extra.ways = f, ways
+	s.table.hint("rules changed")
+}
+
+// Ways implements [enforce.Asker].
+func (s *System) Ways(_ context.Context, to []netip.Addr) ([]enforce.Way, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fault.halted {
+		return nil, ErrHalted
+	}
+	out := make([]enforce.Way, len(to))
+	for i, a := range to {
+		out[i] = s.way(a)
+	}
+	return out, nil
+}
+
+func (s *System) way(a netip.Addr) enforce.Way {
+	for p, w := range s.extra.ways {
+		if p.Contains(a) {
+			return w
+		}
+	}
+	r, ok := s.table.Lookup(a, 0, netip.Addr{})
+	if !ok || rejecting(r.Type) {
+		return enforce.Way{Err: ErrNotFound}
+	}
+	return enforce.Way{Route: r, Table: "main"}
+}
+
+var _ enforce.Asker = (*System)(nil)
 
 // SetUptime sets the time since boot.
 func (s *System) SetUptime(d time.Duration) {

@@ -56,6 +56,8 @@ type System struct {
 
 type facts struct {
 	bypasses []string
+	rules    enforce.Facts                // Rules, Tables and Local of it
+	ways     map[netip.Prefix]enforce.Way // that do not lead through the main table
 	uptime   time.Duration
 	names    map[uint32]string // processes by port
 }
@@ -342,7 +344,9 @@ func (s *System) Facts(context.Context) (enforce.Facts, error) {
 	if s.fault.halted {
 		return enforce.Facts{}, ErrHalted
 	}
-	return enforce.Facts{Links: s.table.Links(), Bypasses: s.extra.bypasses, Uptime: s.extra.uptime}, nil
+	f := s.extra.rules
+	f.Links, f.Bypasses, f.Uptime = s.table.Links(), s.extra.bypasses, s.extra.uptime
+	return f, nil
 }
 
 var _ enforce.System = (*System)(nil)

@@ -93,6 +93,9 @@ type Entry struct {
 	keepLinks  []uint32
 }
 
+// Keeps reports whether routes by the interface may stay inside the prefix.
+func (e *Entry) Keeps(link uint32) bool { return slices.Contains(e.keepLinks, link) }
+
 // Policy is a set of prefixes with a class each. It never changes once built,
 // so any number of goroutines may judge by it. The zero Policy protects nothing.
 type Policy struct {

@@ -43,12 +43,10 @@ func (s *System) Facts(ctx context.Context) (enforce.Facts, error) {
 	if err != nil {
 		return f, err
 	}
-	for _, r := range rules {
-		if r.bypasses() {
-			f.Bypasses = append(f.Bypasses, "rule "+r.Text+" is asked before main")
-		}
+	f.Bypasses = vrfs
+	if err := s.otherTables(ctx, &f, rules); err != nil {
+		return f, err
 	}
-	f.Bypasses = append(f.Bypasses, vrfs...)
 	f.Uptime, err = uptime()
 	return f, err
 }

@@ -127,7 +127,7 @@ func FuzzAddress(f *testing.F) {
 func FuzzRule(f *testing.F) {
 	f.Fuzz(func(t *testing.T, msg []byte) {
 		r, ok := parseRule(msg)
-		if ok && (r.Text == "" || r.Family != 4 && r.Family != 6 || r.bypasses() && r.Priority >= mainPriority) {
+		if ok && (r.Text == "" || r.Family != 4 && r.Family != 6 || r.Dst != r.Dst.Masked() || r.Suppress < -1) {
 			t.Fatalf("%+v", r)
 		}
 	})

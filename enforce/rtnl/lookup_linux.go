@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 
+	"github.com/culvert-project/culvert/enforce"
 	"github.com/culvert-project/culvert/enforce/plan"
 	"golang.org/x/sys/unix"
 )
@@ -50,6 +51,36 @@ func (s *System) Lookup(_ context.Context, q Query) (Answer, error) {
 	}
 	return a, err
 }
+
+// Ways implements enforce.Asker: all are asked on one socket.
+func (s *System) Ways(ctx context.Context, to []netip.Addr) ([]enforce.Way, error) {
+	if len(to) == 0 {
+		return nil, nil
+	}
+	sock, err := s.ns.open()
+	if err != nil {
+		return nil, err
+	}
+	defer sock.close()
+	out := make([]enforce.Way, len(to))
+	for i, dst := range to {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		a, err := lookup(sock, Query{Dst: dst}, lookupFlags(dst))
+		if isUnsupported(err) { // a kernel without the family sends nothing there
+			a, err = Answer{Err: err, Type: plan.Unreachable}, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		out[i] = enforce.Way{Route: a.Route, Table: TableName(a.Table), Err: a.Err}
+		out[i].Route.Type = a.Type
+	}
+	return out, nil
+}
+
+var _ enforce.Asker = (*System)(nil)
 
 // lookupFlags asks for the entry that matched, and its table. IPv6 tells the
 // table of an entry without being asked, and refuses a question with any other

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -17,18 +18,11 @@ type Rule struct {
 	Priority uint32
 	Table    uint32 // 0 where the action is not a lookup
 	Text     string // in the manner of ip-rule(8)
-}
 
-// The priorities of the rules that every namespace starts with.
-const (
-	mainPriority    = 32766
-	defaultPriority = 32767
-)
-
-// bypasses reports whether the rule is asked before main's and asks another
-// table than local.
-func (r Rule) bypasses() bool {
-	return r.Priority < mainPriority && r.Table != unix.RT_TABLE_LOCAL && r.Table != unix.RT_TABLE_MAIN
+	Dst      netip.Prefix // of its packets; the zero Prefix is any
+	Selects  bool         // it is for some packets only, by more than their destination
+	Suppress int          // routes of this prefix length and shorter are passed over; -1 is none
+	goesOn   bool         // it asks nothing and hands the packet to the next rule, or to a later one
 }
 
 // Rules returns the policy rules of both families, in the order they are asked.
@@ -70,30 +64,33 @@ const (
 	fraSrc            = 2
 	fraIif            = 3
 	fraPriority       = 6
+	fraGoto           = 4
 	fraFwmark         = 10
+	fraFlow           = 11
+	fraTunID          = 12
+	fraSuppressGroup  = 13
 	fraSuppressPrefix = 14
 	fraTable          = 15
 	fraFwmask         = 16
 	fraOif            = 17
+	fraPad            = 18
 	fraL3mdev         = 19
 	fraUIDRange       = 20
 	fraProtocol       = 21
 	fraIPProto        = 22
 	fraSport          = 23
 	fraDport          = 24
-	fraPad            = 18
-	fraGoto           = 4
-	fraFlow           = 11
-	fraSuppressGroup  = 13
 	fibRuleInvert     = 2
 	actionToTable     = 1
+	actionGoto        = 2
+	actionNop         = 3
 )
 
 func parseRule(b []byte) (Rule, bool) {
 	if len(b) < fibRuleLen {
 		return Rule{}, false
 	}
-	p := ruleText{header: b[:fibRuleLen], dst: "all", src: "all", table: uint32(b[4])}
+	p := ruleText{header: b[:fibRuleLen], dst: "all", src: "all", table: uint32(b[4]), suppress: -1}
 	r := Rule{Family: 4}
 	if b[0] == unix.AF_INET6 {
 		r.Family = 6
@@ -105,13 +102,36 @@ func parseRule(b []byte) (Rule, bool) {
 		}
 		rest = next
 		p.take(a)
+		r.Selects = r.Selects || selector(a)
+		r.goesOn = r.goesOn || a.typ == fraL3mdev // a VRF's, which is told of by itself
+		if a.typ == fraDst {
+			r.Dst = netip.PrefixFrom(addr(a.value), int(b[1])).Masked()
+		}
 	}
-	r.Priority = p.priority
+	r.Priority, r.Suppress = p.priority, p.suppress
+	r.Selects = r.Selects || b[3] != 0 || native.Uint32(b[8:])&fibRuleInvert != 0
+	r.goesOn = r.goesOn || b[7] == actionGoto || b[7] == actionNop
 	if b[7] == actionToTable {
 		r.Table = p.table
 	}
 	r.Text = p.text()
 	return r, true
+}
+
+// selector reports whether an attribute picks packets by something else than their
+// destination. A kind that is not known is taken for one.
+func selector(a attr) bool {
+	switch a.typ {
+	case fraDst, fraPriority, fraTable, fraSuppressPrefix, fraGoto, fraFlow, fraPad, fraProtocol:
+		return false
+	case fraFwmark, fraFwmask, fraTunID: // of zero they are told too
+		return slices.ContainsFunc(a.value, func(b byte) bool { return b != 0 })
+	case fraSuppressGroup:
+		return false
+	case fraL3mdev:
+		return first(a.value) != 0
+	}
+	return true
 }
 
 // ruleText collects what a rule says.
@@ -123,6 +143,7 @@ type ruleText struct {
 	more     []string
 	mark     uint32
 	mask     uint32
+	suppress int
 }
 
 func (p *ruleText) take(a attr) {
@@ -156,6 +177,7 @@ func (p *ruleText) take(a attr) {
 		add("dport", portRange(a.value))
 	case fraSuppressPrefix:
 		if n := u32(a.value); n != ^uint32(0) {
+			p.suppress = int(n)
 			add("suppress_prefixlength", number(n))
 		}
 	case fraProtocol, fraPad, fraGoto, fraFlow, fraSuppressGroup: // they choose no packet

@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/culvert-project/culvert/enforce"
 	"golang.org/x/sys/unix"
@@ -15,6 +16,9 @@ import (
 // enforce.System.
 type System struct {
 	ns *namespace
+	// before is the other tables whose routes decide before main's do, as Facts saw
+	// them last: what changes there is watched too.
+	before atomic.Pointer[map[uint32]bool]
 
 	// mu guards changes, the socket that Apply works on.
 	mu      sync.Mutex

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/culvert-project/culvert/enforce"
@@ -34,7 +35,7 @@ const backlog = 1024
 
 // Watch implements enforce.System. The loop runs on an OS thread of its own.
 func (s *System) Watch(ctx context.Context, edge enforce.Edge, sink *enforce.Sink, ready func()) error {
-	w := &watcher{self: s.changes.port, edge: edge, sink: sink, named: make(chan enforce.Event, backlog)}
+	w := &watcher{self: s.changes.port, edge: edge, sink: sink, named: make(chan enforce.Event, backlog), before: &s.before}
 	if err := w.open(ctx, s.ns); err != nil {
 		return fmt.Errorf("watch routes: %w", err)
 	}
@@ -56,10 +57,11 @@ func (s *System) Watch(ctx context.Context, edge enforce.Edge, sink *enforce.Sin
 }
 
 type watcher struct {
-	self  uint32 // port of the System's own changes, which are not judged
-	edge  enforce.Edge
-	sink  *enforce.Sink
-	named chan enforce.Event
+	before *atomic.Pointer[map[uint32]bool] // System.before
+	self   uint32                           // port of the System's own changes, which are not judged
+	edge   enforce.Edge
+	sink   *enforce.Sink
+	named  chan enforce.Event
 
 	in    *socket // hears
 	out   *socket // answers
@@ -220,6 +222,9 @@ func (w *watcher) answer(change enforce.Change, hdr *unix.NlMsghdr, body []byte,
 	switch parseRoute(body, &w.route, w.nh.hops) {
 	case parsed:
 	case otherTable:
+		if t := w.before.Load(); t != nil && (*t)[tableOf(body)] {
+			w.sink.Dirty("a table that is asked before main changed")
+		}
 		return
 	default:
 		w.sink.Dirty("an announced route could not be read")

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"slices"
 	"strings"
 	"testing"
 )
@@ -16,7 +17,7 @@ var kept = []struct {
 	probe string
 	way   string
 	flags string
-	// says is a word of the incident or of the unenforceable list that reports
+	// says is a word of the incident, the unenforceable list or the notes that report
 	// it; empty if it is nobody's business.
 	says string
 }{
@@ -45,7 +46,7 @@ var kept = []struct {
 	{name: "another table", does: "route add 172.31.1.0/24 via 10.77.0.66 table 77\nrule add to 172.31.1.0/24 lookup 77", probe: site, way: "eth0", says: "77"},
 	{name: "a local address", does: "addr add 172.31.1.10/32 dev eth0", probe: site, way: "local lo", says: "172.31.1.10"},
 	{name: "an IPv6 local address", does: "-6 addr add fd31:0:0:1::10/128 dev lo nodad noprefixroute", probe: site6, way: "local lo", says: "fd31:0:0:1::10"},
-	{name: "other-table, equal", flags: "--other-table 172.31.0.0/16", does: "route prepend 172.31.0.0/16 via 10.77.0.66", probe: "172.31.7.7", way: "eth0"},
+	{name: "other-table, equal", vpn: "route add 172.31.0.0/16 dev tun0 table 51820\nrule add not fwmark 51820 lookup 51820", flags: "--other-table 172.31.0.0/16", does: "route prepend 172.31.0.0/16 via 10.77.0.66", probe: "172.31.7.7", way: "tun0"},
 }
 
 // TestKept: what the contract keeps stands before, while and after the session
@@ -93,7 +94,7 @@ func (s *stub) says(t *testing.T, text string) bool {
 		}
 	}
 	for _, sess := range st.Sessions {
-		if strings.Contains(strings.Join(sess.Unenforceable, "\n"), text) {
+		if strings.Contains(strings.Join(slices.Concat(sess.Unenforceable, sess.Notes), "\n"), text) {
 			return true
 		}
 	}

@@ -41,6 +41,7 @@ type status struct {
 			By    adder  `json:"by"`
 		} `json:"contested"`
 		Unenforceable []string `json:"unenforceable"`
+		Notes         []string `json:"notes"`
 	} `json:"sessions"`
 	Incidents []struct {
 		Tunnel  string    `json:"tunnel"`

@@ -35,8 +35,8 @@ import (
 //	leaves ADDR DEV          by which interface, or refused with which error
 //	packets ADDR tunnel|lan  send a burst; all of it must arrive there
 //	status TUNNEL.FIELD OP VALUE
-//	                         the field of "status --json" becomes = != >= VALUE;
-//	                         lists count their elements
+//	                         the field of "status --json" becomes = != >= VALUE, or
+//	                         comes to match ~ REGEXP; lists count their elements
 //	log REGEXP               the daemon's log comes to match
 //
 // What takes its time is waited for.
@@ -293,6 +293,9 @@ func compare(got, op, want string) bool {
 		return got != want
 	case ">=":
 		return a >= b
+	case "~":
+		is, err := regexp.MatchString(want, got)
+		return is && err == nil
 	}
 	return false
 }
