@@ -101,7 +101,7 @@ func TestStatusFitsOneScreen(t *testing.T) {
 	if err := showStatus(&b, st, false); err != nil {
 		t.Error(err)
 	}
-	if strings.Count(b.String(), "more") != strings.Count(b.String(), `more: "culvert status --json"`) {
+	if strings.Count(b.String(), "\n  and 997 more") != strings.Count(b.String(), `more: "culvert status --json"`) || !strings.Contains(b.String(), "more:") {
 		t.Errorf("cut without saying where the rest is:\n%s", &b)
 	}
 	if n := strings.Count(b.String(), "\n"); n > 45 {
