@@ -53,6 +53,16 @@ func netnsCookie() uint64 {
 	return cookie
 }
 
+// NamespaceName tells the calling thread's network namespace from all others of this boot.
+func NamespaceName() (string, error) {
+	ns, err := openNamespace()
+	if err != nil {
+		return "", err
+	}
+	defer ns.close()
+	return ns.name(), nil
+}
+
 // name is that of the namespace's folder of pins. The inode alone may be given again once the namespace is gone.
 func (n namespace) name() string { return fmt.Sprintf("net-%d-%d", n.inode, n.cookie) }
 

@@ -10,6 +10,9 @@ type Witness struct{}
 // Open returns ErrUnsupported.
 func Open(Options) (*Witness, error) { return nil, ErrUnsupported }
 
+// NamespaceName returns ErrUnsupported.
+func NamespaceName() (string, error) { return "", ErrUnsupported }
+
 // Release returns ErrUnsupported.
 func Release(Options) error { return ErrUnsupported }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -180,28 +181,41 @@ func TestNotify(t *testing.T) {
 	}
 }
 
-func TestLock(t *testing.T) {
-	name := fmt.Sprintf("@culvert-test-%d", os.Getpid())
-	first, err := acquireNamed(name, holder{PID: os.Getpid(), What: "run", Socket: "/run/c.sock"})
-	if err != nil {
-		t.Fatal(err)
+// TestOwnFolders: a folder that others could take away, or hold a lock in, is no
+// place for one.
+func TestOwnFolders(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		set  func(parent, private string) error
+		says string // "" is success
+	}{
+		{"nothing there", func(string, string) error { return nil }, ""},
+		{"there already", ownFolders, ""},
+		{"others may write", func(_, private string) error { return os.Chmod(private, 0o770) }, "mode 0770"},
+		{"others may open", func(_, private string) error { return os.Chmod(private, 0o711) }, "mode 0711"},
+		{"others may write above", func(parent, _ string) error { return os.Chmod(parent, 0o757) }, "mode 0757"},
+		{"another's", func(_, private string) error { return os.Chown(private, 65534, 0) }, "belongs to user 65534"},
+		{"another's above", func(parent, _ string) error { return os.Chown(parent, 65534, 0) }, "belongs to user 65534"},
+		{"a link", func(parent, private string) error {
+			return errors.Join(os.Remove(private), os.Symlink(parent, private))
+		}, "no folder"},
+		{"no /run", func(parent, private string) error {
+			return errors.Join(os.Remove(private), os.Remove(parent), os.Remove(filepath.Dir(parent)))
+		}, "/run must be there"},
+	} {
+		parent := filepath.Join(t.TempDir(), "run", "culvert")
+		private := filepath.Join(parent, "lock")
+		if err := errors.Join(os.Mkdir(filepath.Dir(parent), 0o755), ownFolders(parent, private), tt.set(parent, private)); err != nil {
+			if os.Geteuid() != 0 && errors.Is(err, fs.ErrPermission) {
+				continue // only root gives things away
+			}
+			t.Fatal(err)
+		}
+		err := ownFolders(parent, private)
+		if tt.says == "" && err != nil || tt.says != "" && (err == nil || !strings.Contains(err.Error(), tt.says)) {
+			t.Errorf("%s: %v", tt.name, err)
+		}
 	}
-	_, err = acquireNamed(name, holder{})
-	var held *heldError
-	if !errors.As(err, &held) || held.by.PID != os.Getpid() || held.by.Socket != "/run/c.sock" || exitCode(err) != exitUsage {
-		t.Errorf("second: %v", err)
-	}
-	if os.Geteuid() == 0 && !strings.Contains(err.Error(), `"culvert run", process`) {
-		t.Errorf("second: %v", err)
-	}
-	if err := first.Close(); err != nil {
-		t.Error(err)
-	}
-	again, err := acquireNamed(name, holder{})
-	if err != nil {
-		t.Fatalf("after the first has gone: %v", err)
-	}
-	_ = again.Close()
 }
 
 func TestCheckStateDir(t *testing.T) {

@@ -1,97 +1,67 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net"
+	"io/fs"
 	"os"
-	"strconv"
+	"path/filepath"
 	"syscall"
-	"time"
 
-	"github.com/culvert-project/culvert/cmd/culvert/internal/control"
+	"github.com/culvert-project/culvert/loader"
 )
 
-// lockNames is how many names the place has. An unprivileged process can take
-// a name, but cannot enforce anything: a holder that may not is passed over.
-const lockNames = 8
+// lockParent and lockFolder hold the places of the daemons, one file for each
+// network namespace. Nobody but root can make, open or remove one.
+const (
+	lockParent = "/run/culvert"
+	lockFolder = lockParent + "/lock"
+)
 
 // acquireLock takes the place of this network namespace's one daemon until the
-// result is closed or the process ends, and tells whoever asks who has it.
+// result is closed or the process ends, and tells whoever else wants it who has
+// it. Processes that see different folders in /run do not see each other.
 func acquireLock(h holder) (io.Closer, error) {
-	var err error
-	for i := range lockNames {
-		name := lockName
-		if i > 0 {
-			name += "-" + strconv.Itoa(i)
-		}
-		var l io.Closer
-		var held *heldError
-		if l, err = acquireNamed(name, h); err == nil || !errors.As(err, &held) || held.by.mayEnforce() {
-			return l, err
-		}
+	name, err := loader.NamespaceName()
+	if err == nil {
+		err = ownFolders(lockParent, lockFolder)
 	}
-	return nil, err
-}
-
-// mayEnforce reports whether the holder of a name can be a daemon.
-func (h holder) mayEnforce() bool { return h.PID == 0 || h.uid == 0 || h.uid == uint32(os.Getuid()) }
-
-func acquireNamed(name string, h holder) (io.Closer, error) {
-	addr := &net.UnixAddr{Name: name, Net: "unix"}
-	for range 3 {
-		l, err := net.ListenUnix("unix", addr)
-		if err == nil {
-			go tellHolder(l, h)
-			return l, nil
-		}
-		if !errors.Is(err, syscall.EADDRINUSE) {
-			return nil, fmt.Errorf("place of the daemon: %w", err)
-		}
-		if by, err := askHolder(addr); err == nil {
-			return nil, withCode(exitUsage, &heldError{by})
-		}
-		// It ended between the two: try again.
-	}
-	return nil, withCode(exitUsage, &heldError{})
-}
-
-// tellHolder answers until the socket is closed.
-func tellHolder(l *net.UnixListener, h holder) {
-	for {
-		conn, err := l.Accept()
-		if errors.Is(err, net.ErrClosed) {
-			return
-		}
-		if err != nil {
-			time.Sleep(100 * time.Millisecond)
-			continue
-		}
-		_ = conn.SetDeadline(time.Now().Add(time.Second))
-		_ = json.NewEncoder(conn).Encode(h)
-		_ = conn.Close()
-	}
-}
-
-// askHolder finds out who holds the place. The process is the kernel's word,
-// the rest is the holder's own.
-func askHolder(addr *net.UnixAddr) (holder, error) {
-	conn, err := net.DialUnix("unix", nil, addr)
 	if err != nil {
-		return holder{}, err
+		return nil, fmt.Errorf("place of the daemon: %w", err)
 	}
-	defer conn.Close() //nolint:errcheck // only read
-	cred, err := control.Peer(conn)
+	return acquireFile(filepath.Join(lockFolder, name+".lock"), h)
+}
+
+// ownFolders makes a folder that everybody may look into, and in it one that
+// nobody else may.
+func ownFolders(parent, private string) error {
+	if err := ownFolder(parent, 0o755, 0o022); err != nil {
+		return err
+	}
+	return ownFolder(private, 0o700, 0o077)
+}
+
+// ownFolder makes a folder, or sees to it that one that is there belongs to root
+// or to this user, and grants others nothing that is forbidden.
+func ownFolder(path string, mode, forbidden fs.FileMode) error {
+	if err := os.Mkdir(path, mode); err == nil {
+		return os.Chmod(path, mode) // whatever the umask is
+	} else if !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("%w; /run must be there, and writable for the daemon", err)
+	}
+	info, err := os.Lstat(path)
 	if err != nil {
-		return holder{}, err
+		return err
 	}
-	var h holder
-	_ = conn.SetDeadline(time.Now().Add(time.Second))
-	if err := json.NewDecoder(io.LimitReader(conn, 4096)).Decode(&h); err != nil {
-		h = holder{}
+	owner := info.Sys().(*syscall.Stat_t).Uid
+	switch {
+	case !info.IsDir():
+		return fmt.Errorf("%s is no folder; remove it", path)
+	case owner != 0 && int(owner) != os.Geteuid():
+		return fmt.Errorf("%s belongs to user %d, who could keep any daemon from starting; remove it", path, owner)
+	case info.Mode().Perm()&forbidden != 0:
+		return fmt.Errorf("%s has mode %04o, so that others could keep any daemon from starting; \"chmod %04o %s\" mends it", path, info.Mode().Perm(), mode, path)
 	}
-	h.PID, h.uid = int(cred.Pid), cred.Uid
-	return h, nil
+	return nil
 }

@@ -2,8 +2,8 @@
 // locked exclusively, in which the one that has it says who it is.
 //
 // The lock belongs to the open file. The kernel frees it when the process ends,
-// however that happens; the file stays, and what it says counts for nothing
-// while nobody has the lock.
+// however that happens. The file goes with an orderly end; one that stays is
+// nobody's, and what it says counts for nothing while nobody has the lock.
 package lockfile
 
 import (
@@ -36,15 +36,47 @@ func Acquire(path string, note []byte) (io.Closer, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("lock file: %w", err)
 	}
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("lock file: %w", err)
-	}
-	if err := take(f, note); err != nil {
+	for range attempts {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			return nil, fmt.Errorf("lock file: %w", err)
+		}
+		err = take(f, note)
+		if err == nil && stands(f) {
+			return place{f}, nil
+		}
 		_ = f.Close()
-		return nil, err
+		if err != nil {
+			return nil, err
+		}
+		// Its holder ended and removed it between the two: another may have made it anew.
 	}
-	return f, nil
+	return nil, fmt.Errorf("lock file %s: it is removed again and again", path)
+}
+
+// attempts is how often the file may be removed under our hands.
+const attempts = 100
+
+// stands reports whether the path of a file leads to it still.
+func stands(f *os.File) bool {
+	open, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	named, err := os.Lstat(f.Name())
+	return err == nil && os.SameFile(open, named)
+}
+
+// place is a lock that is held.
+type place struct{ file *os.File }
+
+// Close gives the place up. The file goes first, while nobody else can have it;
+// where an open file cannot be removed it stays, and is nobody's.
+func (p place) Close() error {
+	if stands(p.file) {
+		_ = os.Remove(p.file.Name())
+	}
+	return p.file.Close()
 }
 
 // take locks the file and writes the note, or reads the holder's.

@@ -5,6 +5,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -30,6 +33,67 @@ func TestAcquire(t *testing.T) {
 	defer third.Close() //nolint:errcheck // the test ends
 	if got, err := os.ReadFile(path); err != nil || string(got) != "third" {
 		t.Errorf("the note is %q, %v", got, err)
+	}
+}
+
+// TestAcquireRemoved: a place is the file of that name. One that was removed and
+// made anew is free, and who held the first one does not take the second along.
+func TestAcquireRemoved(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "daemon.lock")
+	first, err := Acquire(path, []byte("first"))
+	if err == nil {
+		err = os.Remove(path)
+	}
+	if err != nil {
+		if runtime.GOOS == "windows" {
+			t.Skip("an open file cannot be removed here")
+		}
+		t.Fatal(err)
+	}
+	second, err := Acquire(path, []byte("second"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Close(); err != nil {
+		t.Error(err)
+	}
+	var held *HeldError
+	if _, err := Acquire(path, nil); !errors.As(err, &held) || string(held.Note) != "second" {
+		t.Errorf("after the end of the first: %v", err)
+	}
+	if err := second.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(path); err == nil {
+		t.Error("the file stayed")
+	}
+}
+
+// TestAcquireContest: of many that come and go only one has the place at a time,
+// though each removes the file at its end.
+func TestAcquireContest(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "daemon.lock")
+	var inside, had atomic.Int64
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			for range 200 {
+				l, err := Acquire(path, nil)
+				if err != nil {
+					continue // held
+				}
+				if n := inside.Add(1); n != 1 {
+					t.Errorf("%d have the place", n)
+				}
+				had.Add(1)
+				inside.Add(-1)
+				_ = l.Close()
+			}
+		})
+	}
+	all.Wait()
+	if had.Load() == 0 {
+		t.Error("nobody had the place")
 	}
 }
 

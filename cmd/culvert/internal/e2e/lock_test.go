@@ -1,0 +1,97 @@
+//go:build linux
+
+package e2e
+
+import (
+	"fmt"
+	"net"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/culvert-project/culvert/testenv"
+)
+
+// lockFolder is where the daemons of all network namespaces have their places.
+const lockFolder = "/run/culvert/lock"
+
+// TestLockUnprivileged: an ordinary user can neither take the daemon's place nor
+// keep anybody from it, by whatever name; the second daemon names the first.
+func TestLockUnprivileged(t *testing.T) {
+	needs(t, "setpriv", "flock")
+	s := newStub(t)
+	err := s.Client.Do(func() error { // the names of sockets that earlier versions took for the place
+		for i := range 16 {
+			name := "@culvert-daemon"
+			if i > 0 {
+				name += "-" + strconv.Itoa(i)
+			}
+			l, err := net.ListenUnix("unix", &net.UnixAddr{Name: name, Net: "unix"})
+			if err != nil {
+				return err
+			}
+			t.Cleanup(func() { _ = l.Close() })
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := s.prog.Daemon(t, "--tunnel", "tun0", "--protect", "172.31.0.0/16")
+	enforcing(t, s.prog)
+	var ns syscall.Stat_t
+	if err := syscall.Fstat(s.Client.Fd(), &ns); err != nil {
+		t.Fatal(err)
+	}
+	places, err := filepath.Glob(filepath.Join(lockFolder, fmt.Sprintf("net-%d-*.lock", ns.Ino)))
+	if err != nil || len(places) != 1 {
+		t.Fatalf("places: %v, %v", places, err)
+	}
+	nobody := func(args ...string) testenv.Result {
+		other := *s.prog
+		other.Bin = "setpriv"
+		return other.Exec(t, append([]string{"--reuid", "65534", "--regid", "65534", "--clear-groups"}, args...)...)
+	}
+	for _, what := range [][]string{
+		{"flock", "--nonblock", places[0], "true"}, {"rm", "-f", places[0]}, {"touch", filepath.Join(lockFolder, "net-1-1.lock")},
+		{"mv", lockFolder, lockFolder + "2"}, {"ls", lockFolder}, {"rmdir", filepath.Dir(lockFolder)},
+	} {
+		if r := nobody(what...); r.Code == 0 {
+			t.Errorf("an ordinary user may %v: %s", what, r)
+		}
+	}
+	for _, command := range [][]string{{"run", "--tunnel", "tun0", "--protect", "192.0.2.0/24"}, {"recover"}} {
+		r := s.prog.Exec(t, command...)
+		if r.Code != 64 || !strings.Contains(r.Stderr, `served already: "culvert run", process `) || !strings.Contains(r.Stderr, s.prog.Socket) {
+			t.Errorf("%v beside a daemon: %s", command, r)
+		}
+	}
+	d.Kill()
+	testenv.Eventually(t, 20*time.Second, "the place is free", func() bool { return s.prog.Exec(t, "recover").Code == 0 })
+}
+
+// TestLockFolder: where the place cannot be had, the error names the folder and
+// what to do, and nothing is changed.
+func TestLockFolder(t *testing.T) {
+	needs(t, "unshare")
+	s := newStub(t)
+	other := *s.prog
+	other.Bin = "unshare"
+	for _, tt := range []struct{ name, set, says string }{
+		{"nothing may be made in /run", "mount -t tmpfs -o ro none /run", "/run must be there, and writable"},
+		{"another's folder", "mount -t tmpfs none /run && mkdir /run/culvert && chown 65534 /run/culvert", "belongs to user 65534"},
+	} {
+		args := append([]string{"-m", "sh", "-c", tt.set + ` && exec "$0" "$@"`, s.prog.Bin}, s.prog.Args("run", "--tunnel", "tun0", "--protect", "172.31.0.0/16")...)
+		before := s.Client.MainTable(t)
+		r := other.Exec(t, args...)
+		if r.Code == 0 || !strings.Contains(r.Stderr, "place of the daemon: ") || !strings.Contains(r.Stderr, tt.says) || !strings.Contains(r.Stderr, "/run/culvert") {
+			t.Errorf("%s: %s", tt.name, r)
+		}
+		if after := s.Client.MainTable(t); after != before {
+			t.Errorf("%s: the table is\n%s\nwant\n%s", tt.name, after, before)
+		}
+	}
+}
