@@ -111,7 +111,7 @@ func (e *Enforcer) amends(ctx context.Context, ev Event) {
 		return
 	}
 	// It cannot stand now: hold it like any other, so that it is not lost.
-	if _, err := e.hold([]plan.Route{ev.Route}, []bool{false}); err != nil {
+	if _, err := e.hold([]plan.Route{ev.Route}, []bool{false}, false); err != nil {
 		e.log.error("route lost", "route", e.text(&ev.Route), "err", errors.Join(errs[0], err))
 	}
 }
@@ -157,7 +157,7 @@ func (e *Enforcer) renew(r *plan.Route) {
 	if id == 0 || !e.mustWrite(&plan.Action{Kind: plan.Remove, Route: *r, Hold: true, Held: id}) {
 		return
 	}
-	if _, err := e.hold([]plan.Route{e.newer(id, r)}, []bool{e.heldFirst(id)}); err != nil {
+	if _, err := e.hold([]plan.Route{e.newer(id, r)}, []bool{e.heldFirst(id)}, false); err != nil {
 		e.log.error("write journal", "route", e.text(r), "err", err)
 		return // the older copy is still held
 	}

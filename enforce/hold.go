@@ -9,7 +9,9 @@ import (
 )
 
 // hold writes routes down. They are durable when it returns their entries' IDs.
-func (e *Enforcer) hold(routes []plan.Route, first []bool) ([]uint64, error) {
+// Placed says that they were read together with the facts: then the networks of
+// their interfaces are written down too.
+func (e *Enforcer) hold(routes []plan.Route, first []bool, placed bool) ([]uint64, error) {
 	if len(routes) == 0 {
 		return nil, nil
 	}
@@ -19,13 +21,21 @@ func (e *Enforcer) hold(routes []plan.Route, first []bool) ([]uint64, error) {
 	for i, r := range routes {
 		ids[i] = e.lastID + uint64(i) + 1
 		entries[i] = Entry{ID: ids[i], Route: r, Links: e.linkIDs(&r), Taken: e.uptime(now), Since: now, First: first[i]}
+		if placed {
+			entries[i].Nets = plan.Nets(&r, e.link)
+		}
 	}
+	return ids, e.write(entries)
+}
+
+// write makes entries durable that have the next IDs.
+func (e *Enforcer) write(entries []Entry) error {
 	if err := e.journal.Hold(entries); err != nil {
-		return nil, fmt.Errorf("write journal: %w", err)
+		return fmt.Errorf("write journal: %w", err)
 	}
-	e.lastID += uint64(len(routes))
+	e.lastID += uint64(len(entries))
 	e.held = append(e.held, entries...)
-	return ids, nil
+	return nil
 }
 
 // secure sees to it that a crash would not lose what is held. Where it would, the
@@ -74,7 +84,7 @@ func (e *Enforcer) planHeld() []plan.Held {
 	out := make([]plan.Held, len(e.held))
 	for i, h := range e.held {
 		age := max(0, now-h.Taken)
-		out[i] = plan.Held{ID: h.ID, Route: h.Route, Age: uint32(age / time.Second), First: h.First}
+		out[i] = plan.Held{ID: h.ID, Route: h.Route, Age: uint32(age / time.Second), First: h.First, Nets: h.Nets}
 	}
 	return out
 }
@@ -107,16 +117,50 @@ func (e *Enforcer) link(index uint32) *plan.Link {
 	return nil
 }
 
-// dropStrangers forgets held routes whose interface is not the one it was.
+// dropStrangers forgets held routes whose interface is not the one it was. IPv6
+// multipath routes lose the leg alone, as in the kernel.
 func (e *Enforcer) dropStrangers(isStranger func(was LinkID, is *plan.Link) bool) {
 	var ids []uint64
+	var rests []Entry
 	for _, h := range e.held {
-		if slices.ContainsFunc(h.Links, func(id LinkID) bool { return isStranger(id, e.link(id.Index)) }) {
-			ids = append(ids, h.ID)
-			e.log.info("forget", "route", e.text(&h.Route), "reason", "its interface is another one now")
+		if !slices.ContainsFunc(h.Links, func(id LinkID) bool { return isStranger(id, e.link(id.Index)) }) {
+			continue
+		}
+		ids = append(ids, h.ID)
+		if rest, ok := e.withoutStrangers(h, isStranger); ok {
+			rest.ID = e.lastID + uint64(len(rests)) + 1
+			rests = append(rests, rest)
+			continue
+		}
+		e.log.info("forget", "route", e.text(&h.Route), "reason", "its interface is another one now")
+	}
+	if len(rests) > 0 {
+		if err := e.write(rests); err != nil {
+			e.log.error("legs are lost with the one that went", "routes", len(rests), "err", err)
 		}
 	}
 	e.forget(ids...)
+}
+
+// withoutStrangers reduces an IPv6 multipath route to the legs by interfaces that
+// are those they were.
+func (e *Enforcer) withoutStrangers(h Entry, isStranger func(was LinkID, is *plan.Link) bool) (Entry, bool) {
+	if h.Route.Dst.Addr().Is4() || !h.Route.Multipath() || h.Route.NexthopID != 0 {
+		return h, false
+	}
+	known := map[uint32]bool{}
+	for _, id := range h.Links {
+		known[id.Index] = !isStranger(id, e.link(id.Index))
+	}
+	var legs []plan.Hop
+	for hop := range h.Route.Hops() {
+		if known[hop.Link] {
+			legs = append(legs, hop)
+		}
+	}
+	h.Route = h.Route.WithHops(legs...)
+	h.Links = slices.DeleteFunc(slices.Clone(h.Links), func(id LinkID) bool { return !known[id.Index] })
+	return h, len(legs) > 0
 }
 
 // replaced tells an interface that took another's index while we watched. One

@@ -1,6 +1,7 @@
 package enforce
 
 import (
+	"net/netip"
 	"time"
 
 	"github.com/culvert-project/culvert/enforce/plan"
@@ -23,12 +24,13 @@ type Journal interface {
 
 // Entry is one held route as the journal keeps it.
 type Entry struct {
-	ID    uint64        `json:"id"`
-	Route plan.Route    `json:"route"`
-	Links []LinkID      `json:"links"` // the interfaces of its legs, as they were
-	Taken time.Duration `json:"taken"` // uptime when it was removed
-	Since time.Time     `json:"since"`
-	First bool          `json:"first,omitempty"`
+	ID    uint64         `json:"id"`
+	Route plan.Route     `json:"route"`
+	Links []LinkID       `json:"links"` // the interfaces of its legs, as they were
+	Taken time.Duration  `json:"taken"` // uptime when it was removed
+	Since time.Time      `json:"since"`
+	First bool           `json:"first,omitempty"`
+	Nets  []netip.Prefix `json:"nets,omitempty"` // the networks that its interfaces were in
 }
 
 // LinkID tells whether an interface is still the one it was.

@@ -184,7 +184,7 @@ type occasion struct {
 // down, then deleted; given back, then crossed out. It reports whether anything
 // changed.
 func (e *Enforcer) carryOut(ctx context.Context, actions []plan.Action, on occasion) (progress bool) {
-	actions, ids := e.writeDown(actions)
+	actions, ids := e.writeDown(actions, on.event == nil)
 	// A crash here leaves entries of routes that still stand: giving them back
 	// finds them there.
 	errs := e.sys.Apply(ctx, actions)
@@ -218,7 +218,7 @@ func (e *Enforcer) outcome(a *plan.Action, err error, id uint64) []uint64 {
 // writeDown journals what must come back and returns the actions that may be
 // carried out, with the entry of each. What cannot be written down is not
 // deleted.
-func (e *Enforcer) writeDown(actions []plan.Action) ([]plan.Action, []uint64) {
+func (e *Enforcer) writeDown(actions []plan.Action, placed bool) ([]plan.Action, []uint64) {
 	var routes []plan.Route
 	var first []bool
 	for i := range actions {
@@ -227,7 +227,7 @@ func (e *Enforcer) writeDown(actions []plan.Action) ([]plan.Action, []uint64) {
 			first = append(first, actions[i].First)
 		}
 	}
-	written, err := e.hold(routes, first)
+	written, err := e.hold(routes, first, placed)
 	if err != nil {
 		return e.leaveOut(actions, err)
 	}

@@ -360,7 +360,8 @@ func grew(old, now plan.Spec) bool {
 	return slices.ContainsFunc(now.Sessions, func(s plan.Session) bool {
 		return !slices.ContainsFunc(old.Sessions, func(o plan.Session) bool {
 			return s.Tunnel == o.Tunnel && slices.Equal(s.Protect, o.Protect) &&
-				slices.Equal(s.Exclude, o.Exclude) && slices.Equal(s.KeepLinks, o.KeepLinks)
+				slices.Equal(s.Exclude, o.Exclude) && slices.Equal(s.KeepLinks, o.KeepLinks) &&
+				slices.Equal(s.Servers, o.Servers)
 		})
 	})
 }

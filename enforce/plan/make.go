@@ -14,14 +14,16 @@ type Link struct {
 	HW    string // hardware address, or "" where there is none
 	Up    bool
 	Addrs []netip.Prefix // addresses with their prefix lengths, not masked
+	Peers []netip.Prefix // what point-to-point addresses lead to, masked
 }
 
 // Held is a route that was removed and must come back.
 type Held struct {
 	ID    uint64 // given by whoever holds it; ascending in the order of removal
 	Route Route
-	Age   uint32 // seconds since it was removed
-	First bool   // it stood before a route of the same slot that stayed
+	Age   uint32         // seconds since it was removed
+	First bool           // it stood before a route of the same slot that stayed
+	Nets  []netip.Prefix // what Nets said when it was removed; empty: not known
 }
 
 // Kind is what an [Action] does.
@@ -88,14 +90,13 @@ func (pl *Plan) Settled() bool {
 // reads the table once and keeps only what the policy touches, so its memory
 // grows with the conflicts, not with the table.
 func Make(in Input) Plan {
-	m := maker{in: in, p: in.Policy, links: map[uint32]*Link{}, seen: map[netip.Prefix]Route{}, owed: map[netip.Prefix]Route{}, bySlot: map[Slot][]int{}}
-	for i := range in.Links {
-		m.links[in.Links[i].Index] = &in.Links[i]
-	}
+	m := maker{in: in, p: in.Policy, seen: map[netip.Prefix]Route{}, owed: map[netip.Prefix]Route{}, bySlot: map[Slot][]int{}}
+	m.book, m.ways = newAddressBook(in.Links), newWays(in.Held)
 	m.paths = m.p.servers()
 	for r := range in.Table {
 		m.read(&r)
 	}
+	m.judgeHeld()
 	m.readHeld()
 	m.refine()
 	m.put()
@@ -110,7 +111,9 @@ func Make(in Input) Plan {
 type maker struct {
 	in         Input
 	p          *Policy
-	links      map[uint32]*Link
+	book       addressBook
+	ways       ways
+	fates      []fate // of the held routes, by their place in the input
 	candidates []candidate
 	bySlot     map[Slot][]int         // indices of the candidates
 	stay       Slot                   // of the last route read that stays
@@ -121,6 +124,7 @@ type maker struct {
 	paths      []path
 	wanted     []Route        // own host routes that must stand, in the order to put them
 	gateways   []netip.Prefix // those of them that are next hops
+	lostWay    bool           // no way to one of the servers is known now
 	out        Plan
 }
 
@@ -160,6 +164,7 @@ func (p *Policy) isTunnel(link uint32) bool {
 // read takes in one route of the table.
 func (m *maker) read(r *Route) {
 	v := Judge(m.p, r)
+	m.ways.take(r)
 	if r.Origin == Own && v.Decision != Ours {
 		m.own = append(m.own, r.Clone())
 		return
@@ -234,7 +239,7 @@ func (m *maker) follow(r *Route, v Verdict) {
 // couldStand reports whether a route's interface is in use for its family. A
 // held way that was left behind in another network must not be followed.
 func (m *maker) couldStand(r *Route) bool {
-	l := m.links[r.Hop.Link]
+	l := m.book.links[r.Hop.Link]
 	return l != nil && l.Up && slices.ContainsFunc(l.Addrs, func(a netip.Prefix) bool { return a.Addr().Is4() == r.Dst.Addr().Is4() })
 }
 
@@ -243,7 +248,7 @@ func (m *maker) couldStand(r *Route) bool {
 // and goes at once; it is followed where there is no other way, as after a
 // change of networks.
 func (m *maker) trusted(r *Route, v Verdict) bool {
-	return v.Decision != Conflict || m.in.Baseline || r.Connected() && m.hasAddress(r) || Superseded(m.in.Held, r, nil) != 0
+	return v.Decision != Conflict || m.in.Baseline || (r.Connected() || r.leasedLink()) && m.book.hasAddress(r) || Superseded(m.in.Held, r, nil) != 0
 }
 
 func (m *maker) carriesTransport(r *Route) bool {
@@ -264,16 +269,16 @@ func better(a, b *Route) bool {
 // readHeld lets held routes show the way to a server too: the only default
 // route may be among them.
 func (m *maker) readHeld() {
-	for i := range m.in.Held {
-		h := &m.in.Held[i]
-		if _, gone := m.lost(h); gone {
+	for i := range m.fates {
+		f := &m.fates[i]
+		if f.why != "" {
 			continue
 		}
-		if m.couldStand(&h.Route) {
-			m.follow(&h.Route, Verdict{Decision: Conflict})
+		if r := &f.rest; m.couldStand(r) && m.ways.lead(r, &m.book) {
+			m.follow(r, Verdict{Decision: Conflict})
 		}
-		if v := Judge(m.p, &h.Route); v.Decision == Ours && v.Entry.fits(&h.Route) {
-			m.owed[h.Route.Dst] = h.Route
+		if v := Judge(m.p, &f.rest); v.Decision == Ours && v.Entry.fits(&f.rest) {
+			m.owed[f.rest.Dst] = f.rest
 		}
 	}
 }
@@ -301,7 +306,11 @@ func (m *maker) refine() {
 	for _, r := range m.wanted {
 		pins = append(pins, r.Dst)
 	}
-	pins, gateways := sortedSet(pins), sortedSet(m.gateways)
+	gateways := m.gateways
+	if m.lostWay { // what led to a gateway may do so again
+		pins, gateways = append(pins, spec.Pinholes...), append(gateways, spec.Gateways...)
+	}
+	pins, gateways = sortedSet(pins), sortedSet(gateways)
 	seen := m.mergeSeen()
 	if slices.Equal(pins, spec.Pinholes) && slices.Equal(gateways, spec.Gateways) && slices.EqualFunc(seen, spec.Seen, Route.Same) {
 		return
@@ -334,7 +343,13 @@ func (m *maker) mergeSeen() []Route {
 func (m *maker) want(pa *path) {
 	host := netip.PrefixFrom(pa.server, pa.server.BitLen())
 	if !pa.found {
-		m.keepOwn(host) // the way is unknown now: what stands is the best guess
+		// The way is unknown now: what stands is the best guess, the gateway's too.
+		m.lostWay = true
+		for _, hop := range m.keepOwn(host) {
+			if hop.Via.IsValid() {
+				m.keepOwn(netip.PrefixFrom(hop.Via, hop.Via.BitLen()))
+			}
+		}
 		return
 	}
 	for hop := range pa.best.Hops() {
@@ -377,9 +392,9 @@ func (m *maker) lostCover(hop Hop) (best Route, ok bool) {
 			try(r)
 		}
 	}
-	for i := range m.in.Held {
-		if _, gone := m.lost(&m.in.Held[i]); !gone {
-			try(&m.in.Held[i].Route)
+	for i := range m.fates {
+		if m.fates[i].why == "" {
+			try(&m.fates[i].rest)
 		}
 	}
 	return best, ok
@@ -394,12 +409,15 @@ func (m *maker) wantRoute(r Route) {
 	}
 }
 
-func (m *maker) keepOwn(dst netip.Prefix) {
+// keepOwn wants our own standing routes to a host, and returns where they lead.
+func (m *maker) keepOwn(dst netip.Prefix) (hops []Hop) {
 	for i := range m.own {
 		if m.own[i].Dst == dst && !m.p.isTunnel(m.own[i].Hop.Link) {
 			m.wantRoute(m.own[i].asWanted())
+			hops = append(hops, m.own[i].Hop)
 		}
 	}
+	return hops
 }
 
 func (m *maker) hasOwn(dst netip.Prefix) bool {
@@ -536,27 +554,16 @@ func Superseded(held []Held, r *Route, skip func(uint64) bool) uint64 {
 // mustReturn reports whether r comes back although it did not stand before
 // the connection.
 func (m *maker) mustReturn(r *Route) bool {
-	return MustReturn(m.p, r) && (!r.Connected() || m.p.spec.RestoreAll || m.hasAddress(r))
+	return MustReturn(m.p, r) && (m.p.spec.RestoreAll || m.book.hasAddress(r))
 }
 
 // MustReturn reports whether a conflicting route must be written down before it
 // is deleted even though it came while connected: every route when the policy
-// restores all, else what the kernel derived from an address. (Lose that, and a
-// laptop that changed networks while connected is left without one.)
+// restores all, else what the kernel derived from an address or the network's
+// client from a lease. (Lose that, and a laptop that changed networks while
+// connected is left without one.)
 func MustReturn(p *Policy, r *Route) bool {
-	return p.spec.RestoreAll || r.Connected()
-}
-
-// hasAddress reports whether the address that a connected route follows from
-// is still on its interface.
-func (m *maker) hasAddress(r *Route) bool {
-	l := m.links[r.Hop.Link]
-	if l == nil {
-		return false
-	}
-	return slices.ContainsFunc(l.Addrs, func(a netip.Prefix) bool {
-		return a.Addr() == r.PrefSrc || (!r.PrefSrc.IsValid() && a.Masked() == r.Dst)
-	})
+	return p.spec.RestoreAll || r.Connected() || r.leasedLink()
 }
 
 // restore brings back held routes that no longer conflict, and forgets those
@@ -572,43 +579,21 @@ func (m *maker) restore() {
 		if superseded[h.ID] {
 			continue
 		}
-		if why, gone := m.lost(h); gone {
-			m.out.Actions = append(m.out.Actions, Action{Kind: Forget, Route: h.Route, Held: h.ID, Why: why})
-		} else if Judge(m.p, &h.Route).Decision != Conflict {
-			back = append(back, Action{Kind: Restore, Route: h.Route, Held: h.ID, First: h.First, Age: h.Age})
+		f := &m.fates[i]
+		if f.why == "" && Judge(m.p, &f.rest).Decision == Conflict {
+			continue
+		}
+		if f.why == "" {
+			f.why = m.unwelcome(&f.rest)
+		}
+		if f.why != "" {
+			m.out.Actions = append(m.out.Actions, Action{Kind: Forget, Route: h.Route, Held: h.ID, Why: f.why})
+		} else {
+			back = append(back, Action{Kind: Restore, Route: f.rest, Held: h.ID, First: h.First, Age: h.Age})
 		}
 	}
 	orderRestore(back)
 	m.out.Actions = append(m.out.Actions, back...)
-}
-
-// lost says whether the kernel would have dropped a held route by now.
-func (m *maker) lost(h *Held) (why string, gone bool) {
-	r := &h.Route
-	if r.Expires != 0 && h.Age >= r.Expires {
-		return "its lifetime ended", true
-	}
-	for hop := range r.Hops() {
-		if hop.Link != 0 && m.links[hop.Link] == nil {
-			return "its interface is gone", true
-		}
-	}
-	switch {
-	case r.Connected() && r.Expires == 0 && !m.hasAddress(r):
-		return "its address was removed", true
-	case r.Dst.Addr().Is4() && r.PrefSrc.IsValid() && !m.anyAddress(r.PrefSrc):
-		return "its source address was removed", true
-	}
-	return "", false
-}
-
-func (m *maker) anyAddress(a netip.Addr) bool {
-	for _, l := range m.links {
-		if slices.ContainsFunc(l.Addrs, func(p netip.Prefix) bool { return p.Addr() == a }) {
-			return true
-		}
-	}
-	return false
 }
 
 // withdraw deletes routes of ours that nothing wants any more.

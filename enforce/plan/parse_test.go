@@ -30,7 +30,7 @@ func linkName(index uint32) string {
 	return fmt.Sprintf("link %d", index)
 }
 
-var protocols = map[string]uint8{"kernel": enforcetest.ProtoKernel, "boot": enforcetest.ProtoBoot, "static": enforcetest.ProtoStatic, "own": enforcetest.ProtoOwn}
+var protocols = map[string]uint8{"kernel": enforcetest.ProtoKernel, "boot": enforcetest.ProtoBoot, "static": enforcetest.ProtoStatic, "own": enforcetest.ProtoOwn, "dhcp": protoDHCP}
 
 var routeTypes = map[string]plan.Type{}
 
@@ -42,7 +42,7 @@ func init() {
 
 // rt reads a route in iproute2's words: "[TYPE] PREFIX [from P] [via A] [dev D]
 // [nexthop [via A] dev D]… [metric N] [tos N] [proto P] [src A] [nhid N]
-// [pref low|high] [expires N] [dead]".
+// [pref low|high] [expires N] [dead] [onlink]".
 func rt(text string) plan.Route {
 	words := strings.Fields(text)
 	var r plan.Route
@@ -78,6 +78,9 @@ func routeWord(r *plan.Route, hops *[]plan.Hop, words []string, text string) []s
 	case "dead":
 		r.Dead = true
 		return words[1:]
+	case "onlink":
+		r.AnyGateway = true
+		return words[1:]
 	}
 	if len(*hops) == 0 && (words[0] == "via" || words[0] == "dev") {
 		*hops = append(*hops, plan.Hop{})
@@ -97,7 +100,7 @@ func routeWord(r *plan.Route, hops *[]plan.Hop, words []string, text string) []s
 		r.PrefSrc = netip.MustParseAddr(arg)
 	case "proto":
 		r.Protocol = protocols[arg]
-		r.Origin = map[string]plan.Origin{"kernel": plan.Kernel, "own": plan.Own}[arg]
+		r.Origin = map[string]plan.Origin{"kernel": plan.Kernel, "own": plan.Own, "dhcp": plan.Leased}[arg]
 	case "pref":
 		r.Pref = map[string]plan.Pref{"low": plan.PrefLow, "high": plan.PrefHigh}[arg]
 	default:

@@ -43,11 +43,13 @@ func (t Type) String() string {
 type Origin uint8
 
 // The origins. Own routes carry culvert's mark (on Linux a route protocol
-// number); Kernel routes follow from an interface's address.
+// number); Kernel routes follow from an interface's address; Leased ones were made
+// by the network's client, of a DHCP lease or a router advertisement.
 const (
 	Foreign Origin = iota
 	Kernel
 	Own
+	Leased
 )
 
 // Pref is an IPv6 router preference (RFC 4191), ordered as it wins.
@@ -84,6 +86,10 @@ type Route struct {
 	Origin    Origin
 	Pref      Pref
 	Dead      bool // no leg can carry a packet now; lookups skip it
+
+	// AnyGateway says that the gateway was never asked to be on the link (Linux's
+	// onlink flag). Nothing is decided by it but what comes back.
+	AnyGateway bool
 }
 
 // hopSize is the packed length of a leg: link, address length, address.
@@ -127,7 +133,7 @@ func (r *Route) Flaw() string {
 		return "its destination is no prefix"
 	case r.Src.IsValid() && (r.Src != r.Src.Masked() || r.Src.Addr().Is4() != r.Dst.Addr().Is4()):
 		return "its source is no prefix"
-	case r.Type > Other || r.Origin > Own:
+	case r.Type > Other || r.Origin > Leased:
 		return "its type is not known"
 	case r.WithHops(slices.Collect(r.Hops())...) != *r:
 		return "its legs cannot be told apart"
@@ -156,6 +162,18 @@ func (r *Route) Multipath() bool { return r.More != "" }
 func (r *Route) Connected() bool {
 	return r.Origin == Kernel && r.Type == Unicast && !r.Hop.Via.IsValid()
 }
+
+// leasedLink reports whether the network's client derived the route from a lease
+// as the kernel derives a connected route from an address: dhcpcd's route to the
+// subnet, networkd's to the gateway or to an advertised prefix. Lose one, and a
+// laptop that changed networks while connected is left without one.
+func (r *Route) leasedLink() bool {
+	return r.Origin == Leased && r.OnLink() &&
+		(r.Dst.IsSingleIP() || r.Dst.Contains(r.PrefSrc) || r.Dst.Addr().Is6() && !r.PrefSrc.IsValid())
+}
+
+// leasedHost reports whether the route is one that a client made to its gateway.
+func (r *Route) leasedHost() bool { return r.leasedLink() && r.Dst.IsSingleIP() }
 
 // OnLink reports whether the route reaches its destination with no gateway.
 func (r *Route) OnLink() bool {
@@ -195,14 +213,15 @@ func (r *Route) Clone() Route {
 
 // Same reports whether a and b are one kernel route, whenever they were read.
 func (r Route) Same(o Route) bool {
-	r.Raw, r.Expires, r.Dead = o.Raw, o.Expires, o.Dead
+	r.Raw, r.Expires, r.Dead, r.AnyGateway = o.Raw, o.Expires, o.Dead, o.AnyGateway
 	return r == o
 }
 
 // Replaces reports whether r looks like a newer copy of o by the same owner:
-// the same place, interface and protocol, whatever the gateway is now.
+// the same place, interface and protocol, whatever the gateway is now. One leg
+// is no copy of several.
 func (r *Route) Replaces(o *Route) bool {
-	return r.Slot() == o.Slot() && r.Hop.Link == o.Hop.Link &&
+	return r.Slot() == o.Slot() && r.Hop.Link == o.Hop.Link && r.More == o.More &&
 		r.Protocol == o.Protocol && r.Type == o.Type
 }
 

@@ -152,39 +152,45 @@ func addresses(c *netlink.Conn, out []plan.Link, at map[uint32]int) error {
 		return fmt.Errorf("dump addresses: %w", err)
 	}
 	for _, m := range msgs {
-		index, p, ok := parseAddress(m.Data)
+		index, p, peer, ok := parseAddress(m.Data)
 		if i, known := at[index]; ok && known {
 			out[i].Addrs = append(out[i].Addrs, p)
+			if peer.IsValid() {
+				out[i].Peers = append(out[i].Peers, peer)
+			}
 		}
 	}
 	return nil
 }
 
-// parseAddress reads struct ifaddrmsg. IFA_LOCAL is the host's own address
-// where a peer's is in IFA_ADDRESS.
-func parseAddress(b []byte) (index uint32, p netip.Prefix, ok bool) {
+// parseAddress reads struct ifaddrmsg. IFA_LOCAL is the host's own address where
+// a peer's is in IFA_ADDRESS; the prefix length is then the peer's.
+func parseAddress(b []byte) (index uint32, own, peer netip.Prefix, ok bool) {
 	if len(b) < unix.SizeofIfAddrmsg {
-		return 0, p, false
+		return 0, own, peer, false
 	}
 	bits := int(b[1])
 	index = native.Uint32(b[4:])
-	var own, peer netip.Addr
+	var local, address netip.Addr
 	for b = b[unix.SizeofIfAddrmsg:]; len(b) > 0; {
 		a, rest, ok := nextAttr(b)
 		if !ok {
-			return 0, p, false
+			return 0, own, peer, false
 		}
 		switch b = rest; a.typ {
 		case unix.IFA_LOCAL:
-			own = addr(a.value)
+			local = addr(a.value)
 		case unix.IFA_ADDRESS:
-			peer = addr(a.value)
+			address = addr(a.value)
 		}
 	}
-	if !own.IsValid() {
-		own = peer
+	if !local.IsValid() {
+		local = address
 	}
-	return index, netip.PrefixFrom(own, bits), own.IsValid() && bits <= own.BitLen()
+	if address.IsValid() && address != local && bits <= address.BitLen() {
+		peer = netip.PrefixFrom(address, bits).Masked()
+	}
+	return index, netip.PrefixFrom(local, bits), peer, local.IsValid() && bits <= local.BitLen()
 }
 
 // isUnsupported reports whether the kernel lacks what was asked for.

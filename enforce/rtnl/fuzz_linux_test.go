@@ -117,7 +117,7 @@ func FuzzLink(f *testing.F) {
 // FuzzAddress: an address that is read is one.
 func FuzzAddress(f *testing.F) {
 	f.Fuzz(func(t *testing.T, msg []byte) {
-		if _, p, ok := parseAddress(msg); ok && !p.IsValid() {
+		if _, p, _, ok := parseAddress(msg); ok && !p.IsValid() {
 			t.Fatalf("%v", p)
 		}
 	})

@@ -114,7 +114,8 @@ func parseRoute(msg []byte, r *plan.Route, nh nexthops) parseStatus {
 	if flags&unix.RTM_F_CLONED != 0 || (family != unix.AF_INET && family != unix.AF_INET6) {
 		return otherTable
 	}
-	*r = plan.Route{TOS: msg[3], Protocol: msg[5], Type: plan.Other, Dead: flags&unix.RTNH_F_DEAD != 0}
+	*r = plan.Route{TOS: msg[3], Protocol: msg[5], Type: plan.Other,
+		Dead: flags&unix.RTNH_F_DEAD != 0, AnyGateway: flags&unix.RTNH_F_ONLINK != 0}
 	if int(msg[7]) < len(routeTypes) {
 		r.Type = routeTypes[msg[7]]
 	}
@@ -138,6 +139,8 @@ func origin(protocol uint8) plan.Origin {
 		return plan.Own
 	case unix.RTPROT_KERNEL:
 		return plan.Kernel
+	case unix.RTPROT_DHCP, unix.RTPROT_RA:
+		return plan.Leased
 	}
 	return plan.Foreign
 }
@@ -183,7 +186,9 @@ func (ra *routeAttrs) take(a attr, r *plan.Route) {
 	case unix.RTA_MULTIPATH:
 		ra.multipath = a.value
 	case unix.RTA_CACHEINFO:
-		r.Expires = expires(a.value)
+		var over bool
+		r.Expires, over = expires(a.value)
+		r.Dead = r.Dead || over
 	case unix.RTA_PREF:
 		r.Pref = pref(a.value)
 	case rtaNHID:
@@ -200,17 +205,21 @@ func via(b []byte) netip.Addr {
 }
 
 // expires reads the lifetime out of struct rta_cacheinfo, rounded up so that
-// what still lives does not read as living for ever.
-func expires(b []byte) uint32 {
+// what still lives does not read as living for ever. The kernel shows a route
+// whose life is over, until it clears it away: lookups pass over it.
+func expires(b []byte) (seconds uint32, over bool) {
 	const offset = 8 // rta_clntref, rta_lastuse
 	if len(b) < offset+4 {
-		return 0
+		return 0, false
 	}
 	ticks := int32(native.Uint32(b[offset:]))
-	if ticks <= 0 {
-		return 0
+	switch {
+	case ticks == 0:
+		return 0, false
+	case ticks < 0:
+		return 1, true
 	}
-	return uint32((int64(ticks) + userHZ - 1) / userHZ)
+	return uint32((int64(ticks) + userHZ - 1) / userHZ), false
 }
 
 // pref reads RTA_PREF (ICMPV6_ROUTER_PREF_*: 0 medium, 1 high, 3 low).
@@ -261,14 +270,15 @@ func (ra *routeAttrs) legs(r *plan.Route) bool {
 		return true
 	}
 	var hops []plan.Hop
-	alive := false
+	alive, anyGateway := false, false
 	ok := eachLeg(ra.multipath, func(leg []byte) {
 		h, flags := parseLeg(leg)
 		hops = append(hops, h)
 		alive = alive || flags&unix.RTNH_F_DEAD == 0
+		anyGateway = anyGateway || flags&unix.RTNH_F_ONLINK != 0
 	})
 	*r = r.WithHops(hops...)
-	r.Dead = !alive
+	r.Dead, r.AnyGateway = !alive, anyGateway
 	return ok && len(hops) > 0 // a list of no legs says nothing of where it leads
 }
 
