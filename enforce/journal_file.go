@@ -29,6 +29,8 @@ type FileJournal struct {
 	open    []KeptSession
 	check   func(*plan.Route) error
 	damaged [][]byte // lines that are not what was written
+	torn    bool     // the line being read has no end: the file's last one
+	lost    int      // damaged lines but a torn one, which nothing relied on
 	notes   []string
 	folder  func() error // makes the folder, or says why nothing may be kept in it
 }
@@ -78,7 +80,8 @@ func (j *FileJournal) Notes() []string { return j.notes }
 
 // Damaged returns how many lines were damaged when the journal was opened. What
 // they said is lost, unless a person finds it in the file that they are kept in.
-func (j *FileJournal) Damaged() int { return len(j.damaged) }
+// A last line that a crash cut off is none: nothing relied on it.
+func (j *FileJournal) Damaged() int { return j.lost }
 
 // Close closes the file.
 func (j *FileJournal) Close() error {

@@ -35,12 +35,13 @@ func (j *FileJournal) read(data []byte) (other bool) {
 	other = old && b != j.binding
 	for n := 1; len(data) > 0 && !other; n++ {
 		line := firstLine(data)
+		j.torn = len(line) == len(data)
 		data = data[min(len(line)+1, len(data)):]
 		other = j.readLine(n, line, old)
 	}
 	if other {
 		clear(j.live)
-		j.open, j.damaged = nil, nil
+		j.open, j.damaged, j.lost = nil, nil, 0
 		j.notes = []string{"the journal was left by another boot or network namespace: discarded"}
 	}
 	return other
@@ -91,6 +92,11 @@ func (j *FileJournal) apply(r *record) {
 }
 
 func (j *FileJournal) isDamaged(n int, line []byte, why string) {
+	if j.torn {
+		why = "it was cut off, by a crash while it was written if not by damage"
+	} else {
+		j.lost++
+	}
 	j.damaged = append(j.damaged, bytes.Clone(line))
 	j.notes = append(j.notes, fmt.Sprintf("journal %s line %d is damaged and kept aside in %s: %s", j.path, n, j.aside(), why))
 }

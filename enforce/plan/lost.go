@@ -153,12 +153,16 @@ func (m *maker) dropped(h *Held) string {
 }
 
 // addressWent reports whether the address that a connected route followed from
-// has gone. Some follow from no address of the host (a router advertises an IPv6
-// prefix that is on the link, the host has a single address of it): they go with
-// the network.
+// has gone. Some follow from no network of the host's (a router advertises an
+// IPv6 prefix that is on the link, the host has a single address of it): they go
+// with the last address inside them.
 func (m *maker) addressWent(h *Held) bool {
-	explained := len(h.Nets) == 0 || h.Route.PrefSrc.IsValid() || slices.Contains(h.Nets, h.Route.Dst)
-	return explained || m.moved(h)
+	r := &h.Route
+	if len(h.Nets) == 0 || r.PrefSrc.IsValid() || slices.Contains(h.Nets, r.Dst) {
+		return true
+	}
+	l := m.book.links[r.Hop.Link]
+	return l == nil || !slices.ContainsFunc(l.Addrs, func(a netip.Prefix) bool { return r.Dst.Contains(a.Addr()) })
 }
 
 // ways knows which gateways of held routes can be reached on their links, and

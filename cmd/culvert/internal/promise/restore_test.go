@@ -4,15 +4,16 @@ package promise
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/culvert-project/culvert/cmd/culvert/internal/control"
 	"github.com/culvert-project/culvert/enforce"
+	"github.com/culvert-project/culvert/enforce/rtnl"
 	"github.com/culvert-project/culvert/testenv"
 )
 
@@ -147,12 +148,12 @@ func TestTornJournal(t *testing.T) {
 func TestForeignJournal(t *testing.T) {
 	needs(t)
 	l := newLab(t)
-	for name, was := range map[string]*regexp.Regexp{
-		"another boot":      regexp.MustCompile(`"boot":"(\w)`),
-		"another namespace": regexp.MustCompile(`"namespace":"net:\[\d+\]#?(\d*)`),
+	for name, alter := range map[string]func(*enforce.Binding){
+		"another boot":      func(b *enforce.Binding) { b.Boot += "7" },
+		"another namespace": func(b *enforce.Binding) { b.Namespace += "7" },
 	} {
 		p, before, during := l.wreck(t)
-		edit(t, journalOf(t, p), func(s string) string { return was.ReplaceAllString(s, `${0}7`) })
+		l.bindAnew(t, p, alter)
 		d := p.Daemon(t)
 		stop(t, d)
 		if !strings.Contains(d.Output(), "discarded") {
@@ -169,6 +170,34 @@ func TestForeignJournal(t *testing.T) {
 			t.Errorf("%s, recovered after that: %s", name, out)
 		}
 	}
+}
+
+// bindAnew writes a program's journal again as another boot or namespace would
+// have written it.
+func (l *lab) bindAnew(t *testing.T, p *testenv.Program, alter func(*enforce.Binding)) {
+	t.Helper()
+	entries, err := l.journal(t, p.StateDir).Load()
+	if err != nil || len(entries) == 0 {
+		t.Fatalf("%d entries, %v", len(entries), err)
+	}
+	var b enforce.Binding
+	l.ns.Run(t, func() { b, err = rtnl.Binding() })
+	if err != nil {
+		t.Fatal(err)
+	}
+	alter(&b)
+	other, err := enforce.OpenJournal(t.TempDir(), b, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(other.Hold(entries), other.Close()); err != nil {
+		t.Fatal(err)
+	}
+	written, err := os.ReadFile(other.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	edit(t, journalOf(t, p), func(string) string { return string(written) })
 }
 
 // TestDeviceIsAnother: between crash and recovery eth2 was deleted and made
