@@ -29,14 +29,19 @@ Why, as far as it can be known:
                     for the packet itself (IP_PKTINFO)
   the tunnel is away
   VPN server        to the server's address, but not the tunnel's own transport
+  gateway           to the next hop's own address: only neighbour discovery and
+                    DHCP may go there outside the tunnel
+
+After the table stand name servers that were asked outside the tunnel, with what
+to do about it, and what was let pass because the link itself needs it.
 
 The exit code is 0 when nothing has leaked or all of it was dropped, 1 when
 something got out, what was asked for is not in force, or there is no witness
 to know.
 
 --json prints one document: version, leaks (packets, bytes, dropped, by[],
-interfaces[]; absent when there is no witness) and witness, with the fields that
-"culvert status --help" tells of.
+interfaces[], dns[], exempt[]; absent when there is no witness) and witness, with
+the fields that "culvert status --help" tells of.
 
 ` + exitHelp
 
@@ -89,6 +94,10 @@ func showLeaks(w io.Writer, doc leaksDoc, asJSON bool) error {
 
 func printLeaks(w io.Writer, doc leaksDoc) {
 	printFindings(w, doc)
+	if doc.Leaks != nil {
+		printDNS(w, doc.Leaks)
+		printExempt(w, doc.Leaks)
+	}
 	if doc.Witness.Error != "" {
 		fmt.Fprintf(w, "leaks are %s; NOT AS IT SHOULD BE: %s\n", leaksAre(&doc.Witness), doc.Witness.Error)
 	}

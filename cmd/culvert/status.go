@@ -62,13 +62,16 @@ or dropped as asked{{end}}; 1 when not, 3 when no daemon answers.
     packets, bytes      on the wire; dropped packets are among them
     dropped             packets that were stopped
     interfaces[]        interface, packets, bytes, dropped, by[]
+    dns[]               name servers asked outside the tunnel lately: address,
+                        tunnel, gateway, dropped, last
+    exempt[]            what a rule let pass: interface, reason, packets, bytes
     by[]                who, why and where, most packets first:
       process, pid, uid, cgroup, origin (socket, seed, task, packet, forwarded,
       unowned); ingress and source when it was forwarded
       tunnel, prefix    what should have carried it
       to, interface     latest destination; by what it left
       mechanism, why    bound, packet, forwarded, rule, vrf, route, in-flight,
-                        no-tunnel, server, early, unknown; the same in words
+                        no-tunnel, server, gateway, early, unknown; the same in words
       incident          the incident that it belongs to; absent for a finding
       packets, bytes, dropped, first, last
   witness

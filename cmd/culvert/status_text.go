@@ -171,6 +171,41 @@ func printWitness(w io.Writer, st *report.Status) {
 		fmt.Fprintf(w, ", but those of %s are NOT WATCHED", strings.Join(blind, ", "))
 	}
 	fmt.Fprintf(w, "; leaks are %s%s\n", leaksAre(x), conditions(x, len(st.Sessions)))
+	printDNS(w, st.Leaks)
+}
+
+// printDNS says in a sentence each which name servers were asked outside the
+// tunnel, and what to do about it.
+func printDNS(w io.Writer, l *report.Leaks) {
+	for i := range l.DNS {
+		r := &l.DNS[i]
+		what, became := r.Address.String(), "left outside "+r.Tunnel+" in clear"
+		if r.Gateway {
+			what += ", the gateway,"
+		}
+		if r.Dropped {
+			became = "would leave outside " + r.Tunnel + " and was dropped"
+		}
+		fmt.Fprintf(w, "DNS to %s %s: the VPN pushes no resolver; set one (\"resolvectl dns %s ADDRESS\"), or let this one pass by choice with --exclude %s/%d\n",
+			what, became, r.Tunnel, r.Address, r.Address.BitLen())
+	}
+}
+
+// exemptNames are the reasons that a packet was let pass, in words.
+var exemptNames = map[string]string{
+	"exempt-nd": "neighbour discovery", "exempt-dhcp": "DHCP", "exempt-broadcast": "broadcast on the link",
+	"exempt-interface": "by an excluded interface", "exempt-fragment": "fragments to a server",
+}
+
+// printExempt says what was let pass by a rule.
+func printExempt(w io.Writer, l *report.Leaks) {
+	for _, x := range l.Exempt {
+		name := exemptNames[x.Reason]
+		if name == "" {
+			name = x.Reason
+		}
+		fmt.Fprintf(w, "let pass: %d packets (%d bytes) by %s: %s\n", x.Packets, x.Bytes, x.Interface, name)
+	}
 }
 
 // unseen are the tunnels whose leaks are not even counted.

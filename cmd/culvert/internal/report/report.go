@@ -3,6 +3,7 @@
 package report
 
 import (
+	"net/netip"
 	"time"
 
 	"github.com/culvert-project/culvert/enforce"
@@ -55,6 +56,25 @@ type Leaks struct {
 	Totals
 	By         []Finding   `json:"by"`
 	Interfaces []Interface `json:"interfaces,omitempty"` // of all sessions together
+	DNS        []Resolver  `json:"dns,omitempty"`        // name servers that were asked outside the tunnel lately
+	Exempt     []Exempt    `json:"exempt,omitempty"`     // what a rule let pass, so that it is no leak
+}
+
+// Resolver is a name server that was asked outside the tunnel.
+type Resolver struct {
+	Address netip.Addr `json:"address"`
+	Tunnel  string     `json:"tunnel"`            // that should have carried it
+	Gateway bool       `json:"gateway,omitempty"` // it is the next hop to the VPN server
+	Dropped bool       `json:"dropped,omitempty"` // the latest question was stopped
+	Last    time.Time  `json:"last"`
+}
+
+// Exempt is what a rule let pass by one interface.
+type Exempt struct {
+	Interface string `json:"interface"`
+	Reason    string `json:"reason"` // exempt-nd, exempt-dhcp, exempt-broadcast, exempt-interface, exempt-fragment
+	Packets   uint64 `json:"packets"`
+	Bytes     uint64 `json:"bytes"`
 }
 
 // Interface is what leaked by one interface.
@@ -92,6 +112,7 @@ const (
 	InFlight     Mechanism = "in-flight" // no route leads there any more
 	NoTunnel     Mechanism = "no-tunnel" // the tunnel is away
 	Server       Mechanism = "server"    // the VPN server's address, not its transport
+	Gateway      Mechanism = "gateway"   // the address of the next hop to the server
 	Early        Mechanism = "early"     // an interface too new to be watched
 	Unknown      Mechanism = "unknown"
 )

@@ -45,6 +45,8 @@ type ledger struct {
 	incidents []*tracked
 	samples   []note
 	sums      sums
+	resolvers resolvers
+	passed    []report.Exempt // by rule, at the last reading
 	lastRead  time.Time
 }
 
@@ -89,7 +91,7 @@ func newLedger(sys System, ownerOf func(uint32) (owner, bool)) *ledger {
 		sys: sys, ownerOf: ownerOf, names: map[int]string{},
 		counted: map[counterKey]report.Totals{}, charged: map[who]report.Totals{},
 		causes: map[who]dated{}, rows: map[rowKey]*report.Finding{}, fresh: map[rowKey]report.Totals{},
-		sums: newSums(), budget: questions,
+		sums: newSums(), resolvers: resolvers{}, budget: questions,
 	}
 }
 
@@ -109,6 +111,8 @@ func (l *ledger) sample(ctx context.Context, s *loader.Sample, now time.Time) (f
 		l.samples = slices.Delete(l.samples, 0, samplesKept/4)
 	}
 	l.samples = append(l.samples, note{s.Time, id, s.Destination.Addr(), uint64(max(1, s.Segments))})
+	own, _ := l.ownerOf(id.prefix)
+	l.resolvers.note(s.Destination, s.Proto, s.Reason, own.tunnel, s.Dropped, s.Time)
 	known, ok := l.causes[id]
 	if !ok || now.Sub(known.at) >= causeFor {
 		l.ask(ctx, seen{id: id, to: s.Destination, src: s.Source.Addr(), proto: s.Proto, tos: s.TOS, mark: s.Mark, cgroup: s.Cgroup}, now)
@@ -174,6 +178,8 @@ func (l *ledger) read(ctx context.Context, counters []loader.Counter, senders []
 		key := counterKey{s.Interface, s.Prefix, s.Reason}
 		by[key] = append(by[key], s)
 		present[senderWho(&s)] = true
+		own, _ := l.ownerOf(s.Prefix)
+		l.resolvers.note(s.To, s.Proto, s.Reason, own.tunnel, s.Dropped > 0, s.Last)
 	}
 	l.sums = newSums()
 	for _, c := range counters {
@@ -189,6 +195,7 @@ func (l *ledger) read(ctx context.Context, counters []loader.Counter, senders []
 	gone := func(id who) bool { return !present[id] }
 	maps.DeleteFunc(l.charged, func(id who, _ report.Totals) bool { return gone(id) })
 	maps.DeleteFunc(l.causes, func(id who, c dated) bool { return gone(id) && now.Sub(c.at) > looseFor })
+	l.passed = l.exempt(counters)
 	l.forgetNames(counters)
 	l.lastRead = now
 }

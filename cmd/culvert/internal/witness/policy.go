@@ -210,8 +210,9 @@ func gatesOf(srv enforce.Server) []loader.Prefix {
 	return []loader.Prefix{{Proto: number, Port: srv.Addr.Port()}}
 }
 
-// What IKE is carried to: directly, and together with ESP where an address is translated on the way.
+// Protocols, and what IKE is carried to: directly, and together with ESP where an address is translated on the way.
 const (
+	protoTCP   = 6
 	protoUDP   = 17
 	portIKE    = 500
 	portIKENAT = 4500

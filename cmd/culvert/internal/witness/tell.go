@@ -138,6 +138,7 @@ func (l *ledger) leaks(limit int) *report.Leaks {
 		by := l.findings(min(limit, shownBy), func(f *report.Finding) bool { return f.Interface == name })
 		out.Interfaces = append(out.Interfaces, report.Interface{Interface: name, Totals: t, By: by})
 	}
+	out.DNS, out.Exempt = l.resolvers.shown(l.lastRead), l.passed
 	slices.SortFunc(out.Interfaces, func(a, b report.Interface) int { return cmp.Compare(a.Interface, b.Interface) })
 	return out
 }

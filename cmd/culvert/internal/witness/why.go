@@ -90,6 +90,8 @@ func explain(ctx context.Context, sys System, s *seen) cause {
 	switch {
 	case s.id.reason == loader.LeakServer:
 		return cause{report.Server, "to the VPN server's address, but not the tunnel's own transport"}
+	case s.id.reason == loader.LeakGateway:
+		return cause{report.Gateway, "to the gateway's address, where only neighbour discovery and DHCP may go"}
 	case s.id.reason == loader.LeakEarly:
 		return cause{report.Early, "by an interface too new to have a program"}
 	case s.id.reason == loader.LeakOverflow:
