@@ -43,7 +43,9 @@ and ends it when the tunnel goes down. In OpenVPN's configuration:
 
 Protected: the routes to the VPN gateway, the tunnel's own subnet, and with
 redirect-gateway 0.0.0.0/1 and 128.0.0.0/1 (OpenVPN tells from route-up on).
-Excluded: the IPv4 routes to another gateway (net_gateway). The server and its
+Excluded: the IPv4 routes to another gateway (net_gateway), unless their prefix
+is protected too. The server can push such routes; where it is not trusted that
+far, give --no-bypass. The server and its
 transport are taken from trusted_ip, remote and proto.
 
 When the session cannot be opened (the daemon is away, for example), it warns
@@ -58,7 +60,7 @@ const hookTimeout = 5 * time.Second
 
 func newHookOpenVPN(p *platform) *cobra.Command {
 	var socket string
-	var require bool
+	var require, noBypass bool
 	cmd := &cobra.Command{
 		Use:   "openvpn [ARGUMENTS…]",
 		Short: "OpenVPN's up, route-up, route-pre-down and down script",
@@ -68,6 +70,7 @@ func newHookOpenVPN(p *platform) *cobra.Command {
 		Args: cobra.ArbitraryArgs,
 	}
 	cmd.Flags().BoolVar(&require, "require", false, "fail when the session is not enforced")
+	cmd.Flags().BoolVar(&noBypass, "no-bypass", false, "protect net_gateway routes too: the server can push them")
 	socketFlag(p, cmd.Flags(), &socket)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		ctx, cancel := context.WithTimeout(cmd.Context(), hookTimeout)
@@ -75,6 +78,9 @@ func newHookOpenVPN(p *platform) *cobra.Command {
 		call, err := openvpn.Read(os.Getenv)
 		if err != nil {
 			return withCode(exitUsage, err)
+		}
+		if noBypass {
+			call.NoBypass()
 		}
 		h := hook{call: call, socket: socket, out: cmd.OutOrStdout(), warn: cmd.ErrOrStderr()}
 		err = h.run(ctx)

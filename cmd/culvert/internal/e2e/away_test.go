@@ -76,7 +76,9 @@ func TestStateFolderAway(t *testing.T) {
 				s.folderLost(t)
 				does(t, tt.give(s.prog.StateDir))
 			}
-			if !eventually(func() bool { return s.written(t, "172.31.1.0/24") && statusOf(t, s.prog).Sessions[0].State == "enforcing" }) {
+			if !eventually(func() bool {
+				return s.written(t, "172.31.1.0/24") && statusOf(t, s.prog).Sessions[0].State == "enforcing"
+			}) {
 				t.Errorf("not well again: %s", s.prog.Exec(t, "status"))
 			}
 			if tt.give != nil {

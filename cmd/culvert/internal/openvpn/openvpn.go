@@ -24,6 +24,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/culvert-project/culvert/enforce"
 	"github.com/culvert-project/culvert/enforce/plan"
@@ -57,6 +59,7 @@ type Call struct {
 	subnets  []netip.Prefix // the tunnel's own
 	redirect bool           // all IPv4 traffic enters the tunnel
 	servers  []enforce.Server
+	tooMany  bool // routes, so that some were not read
 }
 
 // Route is one route of the environment.
@@ -69,8 +72,15 @@ type Route struct {
 	Rivalled bool // for DropStale: the table has its prefix with another next hop
 }
 
-// maxRoutes bounds the reading; an environment is far smaller.
-const maxRoutes = 1 << 16
+// The bounds of what is read: much of it is the server's word.
+const (
+	maxRoutes   = 1 << 14 // of each family
+	maxRemotes  = 256
+	maxWarnings = 20
+)
+
+// ErrTooMany: more is asked for than one session may hold.
+var ErrTooMany = errors.New("too many routes")
 
 // Read understands one call. Env returns the value of a variable, or "".
 func Read(env func(string) string) (Call, error) {
@@ -85,8 +95,11 @@ func Read(env func(string) string) (Call, error) {
 	default:
 		return c, fmt.Errorf("script_type is %.40q: %w as one of the scripts up, route-up, route-pre-down, down", c.Script, ErrNoScript)
 	}
-	if c.Device == "" {
+	switch {
+	case c.Device == "":
 		return c, fmt.Errorf("dev is not set: %w", ErrNoScript)
+	case !plausible(c.Device):
+		return c, fmt.Errorf("dev is %.40q, which is no interface's name: %w", c.Device, ErrNoScript)
 	}
 	if env("script_context") == "restart" {
 		// With persist-tun and up-restart the device and its routes stay, and the
@@ -100,12 +113,24 @@ func Read(env func(string) string) (Call, error) {
 		c.readServers(env)
 		c.readRoutes4(env)
 		c.readRoutes6(env)
+		c.tooMany = env(numbered("route_network_", maxRoutes+1)) != "" || env(numbered("route_ipv6_network_", maxRoutes+1)) != ""
 	}
 	return c, nil
 }
 
+// plausible reports whether a word can be an interface's name.
+func plausible(word string) bool {
+	return len(word) <= 255 && utf8.ValidString(word) && !strings.ContainsFunc(word, func(r rune) bool { return r == '/' || !unicode.IsPrint(r) })
+}
+
+// warn takes a warning down. Of very many it only says that there are more.
 func (c *Call) warn(format string, args ...any) {
-	c.Warnings = append(c.Warnings, fmt.Sprintf(format, args...))
+	switch n := len(c.Warnings); {
+	case n < maxWarnings:
+		c.Warnings = append(c.Warnings, fmt.Sprintf(format, args...))
+	case n == maxWarnings:
+		c.Warnings = append(c.Warnings, "there is more to warn of, which is left out")
+	}
 }
 
 // readSubnets finds the addresses that are on the tunnel's own link.
@@ -141,7 +166,7 @@ func (c *Call) readRoutes4(env func(string) string) {
 		mask := env(numbered("route_netmask_", n))
 		p, ok := masked(parseAddr(network), mask)
 		if !ok {
-			c.warn("route %d, %s, is not understood and not protected", n, strings.TrimSpace(network+" "+mask))
+			c.warn("route %d, %s, is not understood and not protected", n, plain(strings.TrimSpace(network+" "+mask)))
 			continue
 		}
 		r := Route{N: n, Prefix: p, Gateway: parseAddr(env(numbered("route_gateway_", n)))}
@@ -172,7 +197,7 @@ func (c *Call) readRoutes6(env func(string) string) {
 		}
 		p, err := netip.ParsePrefix(network)
 		if err != nil || !p.Addr().Is6() || p.Addr().Is4In6() {
-			c.warn("IPv6 route %d, %s, is not understood and not protected", n, network)
+			c.warn("IPv6 route %d, %s, is not understood and not protected", n, plain(network))
 			continue
 		}
 		if p.IsSingleIP() && c.isServer(p.Addr()) {
@@ -238,6 +263,8 @@ func (c *Call) Session() (enforce.Session, error) {
 	}
 	s.Protect, s.Exclude = c.merge(s.Protect, s.Exclude)
 	switch {
+	case c.tooMany:
+		return s, fmt.Errorf("%s: %w: more than %d of one family; let the server push shorter prefixes, or open the session with \"culvert up\"", c.Device, ErrTooMany, maxRoutes)
 	case len(s.Protect) == 0:
 		return s, fmt.Errorf("%s: OpenVPN names no route through it", c.Device)
 	case c.redirect && len(s.Servers) == 0:
@@ -246,20 +273,36 @@ func (c *Call) Session() (enforce.Session, error) {
 	return s, nil
 }
 
-// merge drops repeats. A prefix that is both is excluded. Prefixes inside others
-// stay: OpenVPN's route for each is put back when it vanishes.
+// merge drops repeats. A prefix that is both is protected: the server may have
+// pushed the route around the tunnel. Prefixes inside others stay: OpenVPN's
+// route for each is put back when it vanishes.
 func (c *Call) merge(protect, exclude []netip.Prefix) (p, x []netip.Prefix) {
-	excluded := map[netip.Prefix]bool{}
-	for _, e := range exclude {
-		excluded[e] = true
+	protected := map[netip.Prefix]bool{}
+	for _, e := range protect {
+		protected[e] = true
 	}
-	protect = slices.DeleteFunc(protect, func(e netip.Prefix) bool {
-		if excluded[e] {
-			c.warn("%s has a route into the tunnel and one around it; it is excluded", e)
+	exclude = slices.DeleteFunc(exclude, func(e netip.Prefix) bool {
+		if protected[e] {
+			c.warn("%s has a route into the tunnel and one around it; it is protected", e)
 		}
-		return excluded[e]
+		return protected[e]
 	})
 	return sorted(protect), sorted(exclude)
+}
+
+// NoBypass protects the prefixes of routes around the tunnel too.
+func (c *Call) NoBypass() {
+	for i := range c.Routes {
+		c.Routes[i].Excluded = false
+	}
+}
+
+// plain is a word for a person: short, and nothing in it moves a cursor.
+func plain(word string) string {
+	if len(word) <= 80 && utf8.ValidString(word) && !strings.ContainsFunc(word, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return word
+	}
+	return fmt.Sprintf("%.80q", word)
 }
 
 func sorted(p []netip.Prefix) []netip.Prefix {

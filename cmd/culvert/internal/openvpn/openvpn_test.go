@@ -90,8 +90,8 @@ func TestRead(t *testing.T) {
 		{"duplicates and nested", tun + "route_network_1=10.1.0.0\nroute_netmask_1=255.255.0.0\nroute_network_2=10.1.0.0\nroute_netmask_2=255.255.0.0\nroute_network_3=10.1.2.3\n",
 			"route-up of tun0: up\nprotect [10.1.0.0/16 10.1.2.3/32 10.8.0.0/24]\nexclude []\nservers [198.51.100.7:1194/udp]\n"},
 		{"both ways", tun + "route_network_1=10.1.0.0\nroute_netmask_1=255.255.0.0\nroute_gateway_1=10.8.0.1\nroute_network_2=10.1.0.0\nroute_netmask_2=255.255.0.0\nroute_gateway_2=192.168.1.1\n",
-			"route-up of tun0: up\nprotect [10.8.0.0/24]\nexclude [10.1.0.0/16]\nservers [198.51.100.7:1194/udp]\n" +
-				"warning: 10.1.0.0/16 has a route into the tunnel and one around it; it is excluded\n"},
+			"route-up of tun0: up\nprotect [10.1.0.0/16 10.8.0.0/24]\nexclude []\nservers [198.51.100.7:1194/udp]\n" +
+				"warning: 10.1.0.0/16 has a route into the tunnel and one around it; it is protected\n"},
 		{"bad values", tun + "route_network_1=10.1.0.0\nroute_netmask_1=255.0.255.0\nroute_network_2=nonsense\nroute_ipv6_network_1=10.0.0.0/8\nroute_ipv6_network_2=2001:db8::5/32\n",
 			"route-up of tun0: up\nprotect [10.8.0.0/24 2001:db8::/32]\nexclude []\nservers [198.51.100.7:1194/udp]\n" +
 				"warning: route 1, 10.1.0.0 255.0.255.0, is not understood and not protected\n" +
@@ -110,6 +110,13 @@ func TestRead(t *testing.T) {
 			"up of tun0: up\nprotect [10.8.0.5/32]\nexclude []\nservers [198.51.100.7:1194/udp [2001:db8::7]:443/tcp]\n"},
 		{"peer that several remotes may be", tun + "remote_2=other.example\nremote_port_2=443\nproto_2=tcp-client\n",
 			"route-up of tun0: up\nprotect [10.8.0.0/24]\nexclude []\nservers [198.51.100.7:1194/udp 198.51.100.7:1194/tcp]\n"},
+		{"a half of redirect-gateway cannot be pushed around the tunnel", tun + "redirect_gateway=1\nroute_network_1=128.0.0.0\nroute_netmask_1=128.0.0.0\nroute_gateway_1=192.168.1.1\n",
+			"route-up of tun0: up\nprotect [0.0.0.0/1 10.8.0.0/24 128.0.0.0/1]\nexclude []\nservers [198.51.100.7:1194/udp]\n" +
+				"warning: 128.0.0.0/1 has a route into the tunnel and one around it; it is protected\n"},
+		{"device's name", "script_type=up\ndev=tun0\x1b[2J\n", "error: dev is \"tun0\\x1b[2J\", which is no interface's name: not run by OpenVPN\n"},
+		{"values for a terminal", tun + "route_network_1=\x1b]0;pwn\x07\n",
+			"route-up of tun0: up\nprotect [10.8.0.0/24]\nexclude []\nservers [198.51.100.7:1194/udp]\n" +
+				"warning: route 1, \"\\x1b]0;pwn\\a\", is not understood and not protected\n"},
 		{"unknown VPN gateway", "script_type=up\ndev=tun0\ntrusted_ip=198.51.100.7\ntrusted_port=1194\nroute_net_gateway=192.168.1.1\n" +
 			"route_network_1=10.1.0.0\nroute_netmask_1=255.255.0.0\nroute_gateway_1=172.16.0.1\nroute_network_2=10.2.0.0\nroute_netmask_2=255.255.0.0\nroute_gateway_2=192.168.1.1\n",
 			"up of tun0: up\nprotect [10.1.0.0/16]\nexclude [10.2.0.0/16]\nservers [198.51.100.7:1194/udp 198.51.100.7:1194/tcp]\n"},
@@ -120,6 +127,51 @@ func TestRead(t *testing.T) {
 				t.Errorf("got:\n%swant:\n%s", got, tt.want)
 			}
 		})
+	}
+}
+
+// TestReadBounds: what a server can push has bounds in number and in words.
+func TestReadBounds(t *testing.T) {
+	var many, bad strings.Builder
+	many.WriteString(tun)
+	bad.WriteString(tun)
+	for n := 1; n <= maxRoutes+1; n++ {
+		fmt.Fprintf(&many, "route_network_%d=10.%d.%d.0\nroute_netmask_%d=255.255.255.0\nroute_gateway_%d=10.8.0.1\n", n, n>>8&255, n&255, n, n)
+		if n <= maxRoutes {
+			fmt.Fprintf(&bad, "route_network_%d=%s\n", n, strings.Repeat("\x1b", 1000))
+		}
+	}
+	c, err := Read(environment(many.String()))
+	if _, tooMany := c.Session(); err != nil || !errors.Is(tooMany, ErrTooMany) {
+		t.Errorf("%d routes: %v, %v", maxRoutes+1, err, tooMany)
+	}
+	c, err = Read(environment(bad.String()))
+	if err != nil || len(c.Warnings) != maxWarnings+1 {
+		t.Errorf("%d routes that are not understood: %v, %d warnings", maxRoutes, err, len(c.Warnings))
+	}
+	for _, w := range c.Warnings {
+		if len(w) > 500 || strings.Contains(w, "\x1b") {
+			t.Errorf("a warning of %d bytes: %.80q", len(w), w)
+		}
+	}
+	bad.Reset()
+	for n := 1; n <= 1<<16; n++ {
+		fmt.Fprintf(&bad, "remote_%d=vpn.example\nremote_port_%d=%d\nproto_%d=udp\n", n, n, n%65535+1, n)
+	}
+	if c, err = Read(environment("trusted_ip=198.51.100.7\nscript_type=up\ndev=tun0\n" + bad.String())); err != nil || len(c.servers) != maxRemotes {
+		t.Errorf("%d remotes: %v, %d servers", 1<<16, err, len(c.servers))
+	}
+}
+
+// TestNoBypass: no route of the environment makes an exclusion.
+func TestNoBypass(t *testing.T) {
+	c, err := Read(environment(tun + "route_network_1=10.2.0.0\nroute_netmask_1=255.255.0.0\nroute_gateway_1=192.168.1.1\n"))
+	if err != nil || len(c.Routes) != 1 || !c.Routes[0].Excluded {
+		t.Fatalf("control: %v, %+v", err, c.Routes)
+	}
+	c.NoBypass()
+	if s, err := c.Session(); err != nil || len(s.Exclude) != 0 || !slices.Contains(s.Protect, netip.MustParsePrefix("10.2.0.0/16")) {
+		t.Errorf("%v, %+v", err, s)
 	}
 }
 
@@ -170,11 +222,19 @@ func FuzzRead(f *testing.F) {
 		}
 		f.Add(string(text))
 	}
+	f.Add(tun + "route_network_1=10.0.0.0\nroute_netmask_1=255.0.0.0\nroute_gateway_1=10.8.0.1\nroute_metric_1=-1\nroute_network_2=10.0.0.0\nroute_netmask_2=255.0.0.0\nroute_gateway_2=192.168.1.1\n")
+	f.Add("script_type=up\ndev=\x1b[2J\xff\nroute_network_1=\xff\xfe\n")
+	f.Add("script_type=up\ndev=" + strings.Repeat("t", 300) + "\ntrusted_ip=::ffff:1.2.3.4%eth0\ntrusted_port=-1\n")
 	f.Add(tun + "route_network_1=0.0.0.0\nroute_netmask_1=0.0.0.0\nroute_ipv6_network_1=::/0\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		c, err := Read(environment(text))
 		if err != nil {
 			return
+		}
+		for _, w := range append(c.Warnings, c.Device) {
+			if len(w) > 1000 || strings.ContainsFunc(w, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+				t.Errorf("words for a terminal: %.80q", w)
+			}
 		}
 		c.DropStale()
 		s, err := c.Session()

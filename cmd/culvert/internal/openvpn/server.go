@@ -74,7 +74,7 @@ func (c *Call) isServer(a netip.Addr) bool {
 // readRemotes reads the configured servers up to the first gap.
 func (c *Call) readRemotes(env func(string) string) []remote {
 	var out []remote
-	for n := 1; n <= maxRoutes; n++ {
+	for n := 1; n <= maxRemotes; n++ {
 		name := env(numbered("remote_", n))
 		if name == "" {
 			break
@@ -82,7 +82,7 @@ func (c *Call) readRemotes(env func(string) string) []remote {
 		word := env(numbered("proto_", n))
 		proto := transport(word)
 		if proto == "" {
-			c.warn("remote %s has the protocol %q, which is not understood", name, word)
+			c.warn("remote %s has the protocol %.40q, which is not understood", plain(name), word)
 			continue
 		}
 		out = append(out, remote{name, parsePort(env(numbered("remote_port_", n))), proto})
