@@ -47,6 +47,8 @@ type Enforcer struct {
 	ended chan struct{}
 
 	// The rest belongs to the loop.
+	own       []Session       // of the configuration
+	waits     map[string]bool // tunnels of own whose connection ended: to wait for again
 	sessions  []*session
 	closing   *session  // being closed: what is restored counts for it
 	left      time.Time // when a session last left the policy
@@ -85,7 +87,10 @@ func New(sys System, j Journal, opt Options) *Enforcer {
 		sys: sys, journal: j, opt: opt, log: newLimitedLog(opt.Log),
 		sink: NewSink(), calls: make(chan func(context.Context)), wakes: make(chan string, 1),
 		ready: make(chan struct{}), ended: make(chan struct{}),
-		names: map[uint32]string{},
+		names: map[uint32]string{}, waits: map[string]bool{},
+	}
+	for _, s := range opt.Own {
+		e.own = append(e.own, tidy(s))
 	}
 	e.setPolicy(&plan.Policy{})
 	return e
@@ -146,8 +151,7 @@ func (e *Enforcer) load(ctx context.Context) error {
 // openOwn opens the sessions that came with the options. It happens before the
 // table is first judged, so that after a crash what is held stays out.
 func (e *Enforcer) openOwn() error {
-	for _, s := range e.opt.Own {
-		s = tidy(s)
+	for _, s := range e.own {
 		if err := e.check(s, e.facts.Links); err != nil {
 			return err
 		}
@@ -174,8 +178,10 @@ func (e *Enforcer) reopen() error {
 		return fmt.Errorf("load sessions: %w", err)
 	}
 	for _, k := range kept {
-		s := &session{Session: k.Session, state: Connecting, id: k.Link}
+		s := &session{Session: k.Session, asked: k.Session, state: Connecting, id: k.Link}
 		switch {
+		case e.rejoin(&k):
+			continue
 		case slices.ContainsFunc(e.sessions, func(o *session) bool { return o.Tunnel == k.Session.Tunnel }):
 			continue // opened anew, perhaps otherwise
 		case !isAnother(k.Link, e.link(k.Link.Index)) && e.checkKept(&k) == nil:
@@ -190,6 +196,26 @@ func (e *Enforcer) reopen() error {
 		e.log.info("session reopened", "tunnel", k.Session.Tunnel, "guard", s.loss)
 	}
 	return nil
+}
+
+// rejoin joins a kept session that a hook had opened with what the configuration
+// says of its tunnel, while that is the same interface or guarded.
+func (e *Enforcer) rejoin(k *KeptSession) bool {
+	o := e.sessionNamed(k.Session.Tunnel)
+	if o == nil || !k.Session.Hook || e.ownOn(o.Tunnel) == nil {
+		return false
+	}
+	s := e.joined(k.Session)
+	same := !isAnother(k.Link, e.link(k.Link.Index))
+	if !same && e.opt.OnLoss != LossGuard || e.check(s, e.facts.Links) != nil {
+		return false
+	}
+	o.Session, o.asked, o.id = s, k.Session, k.Link
+	if !same { // it vanished while nobody watched: go on guarding
+		o.link, o.loss = noLink, true
+	}
+	e.log.info("session reopened", "tunnel", o.Tunnel, "guard", o.loss)
+	return true
 }
 
 // checkKept finds what is wrong with a kept session. Its interface is there, perhaps
@@ -213,16 +239,17 @@ func (e *Enforcer) notReopened(k *KeptSession) {
 		Reason: "the session was open before the restart and could not be reopened: " + why})
 }
 
-// keepSessions writes down which sessions are open. Those that wait for their
-// tunnels are the daemon's own: it opens them at every start.
+// keepSessions writes down which sessions were opened by somebody, as they were
+// asked for. Those that wait for their tunnels are the daemon's own: it opens them at
+// every start.
 func (e *Enforcer) keepSessions() {
 	if e.opt.Sessions == nil {
 		return
 	}
 	var kept []KeptSession
 	for _, s := range e.sessions {
-		if s.link != 0 && !s.Rearm {
-			kept = append(kept, KeptSession{Session: s.Session, Link: s.id})
+		if s.link != 0 && s.asked.Tunnel != "" && !s.asked.Rearm {
+			kept = append(kept, KeptSession{Session: s.asked, Link: s.id})
 		}
 	}
 	if err := e.opt.Sessions.KeepSessions(kept); err != nil {

@@ -14,13 +14,14 @@ import (
 
 // session is the loop's record of an open session.
 type session struct {
-	Session
-	state State
-	err   error // why it is failed, since the last look
-	link  uint32
-	id    LinkID // of the tunnel, as it was seen last
-	up    bool
-	loss  bool // the tunnel was there and vanished; the guard holds
+	Session         // what holds
+	asked   Session // by whom it was opened, before it was joined with the configuration's; zero where it is the configuration's alone
+	state   State
+	err     error // why it is failed, since the last look
+	link    uint32
+	id      LinkID // of the tunnel, as it was seen last
+	up      bool
+	loss    bool // the tunnel was there and vanished; the guard holds
 
 	removed, readded, restored uint64
 	unfit, notes               []string
@@ -45,10 +46,12 @@ func (e *Enforcer) open(ctx context.Context, s Session) (SessionStatus, error) {
 	if err != nil {
 		return SessionStatus{}, fmt.Errorf("open session on %s: %w", s.Tunnel, err)
 	}
-	s = tidy(s)
+	asked := tidy(s)
+	s = e.joined(asked)
 	if err := e.check(s, facts.Links); err != nil {
 		return SessionStatus{}, err
 	}
+	delete(e.waits, s.Tunnel)
 	o := e.sessionNamed(s.Tunnel)
 	if o == nil {
 		o = &session{state: Connecting}
@@ -57,7 +60,7 @@ func (e *Enforcer) open(ctx context.Context, s Session) (SessionStatus, error) {
 	if named := linkNamed(facts.Links, s.Tunnel); named != nil && named.Index != o.link {
 		o.link = 0 // another interface has the name now, and it is the one that is meant
 	}
-	o.Session = s
+	o.Session, o.asked = s, asked
 	e.log.info("session", "tunnel", s.Tunnel, "protect", s.Protect, "exclude", s.Exclude, "servers", s.Servers)
 	e.level(ctx, "session opened")
 	e.keepSessions()
@@ -149,6 +152,14 @@ func sortedPrefixes(in []netip.Prefix) []netip.Prefix {
 
 // check finds what is wrong with a session before anything is changed.
 func (e *Enforcer) check(s Session, links []plan.Link) error {
+	if err := e.checkAlone(s, links); err != nil {
+		return err
+	}
+	return e.checkTogether(s, links)
+}
+
+// checkAlone finds what is wrong with a session whatever the others are.
+func (e *Enforcer) checkAlone(s Session, links []plan.Link) error {
 	switch {
 	case s.Tunnel == "":
 		return &InputError{Input: "tunnel", Text: "no interface was named; give the VPN's interface"}
@@ -162,10 +173,7 @@ func (e *Enforcer) check(s Session, links []plan.Link) error {
 			return err
 		}
 	}
-	if err := checkPrefixes(s); err != nil {
-		return err
-	}
-	return e.checkTogether(s, links)
+	return checkPrefixes(s)
 }
 
 // CheckInterfacePattern says what is wrong with a word of ExcludeInterfaces. Whether
@@ -268,6 +276,7 @@ func (e *Enforcer) look(ctx context.Context) error {
 	for _, s := range slices.Clone(e.sessions) {
 		e.follow(s)
 	}
+	e.await()
 	e.rebuild()
 	if e.unkept {
 		e.unkept = false
@@ -296,7 +305,9 @@ func (e *Enforcer) follow(s *session) {
 		if s.state = Connecting; !s.Rearm {
 			e.end(s)
 			e.keepSessions()
+			return
 		}
+		e.forgetHook(s)
 	}
 }
 

@@ -74,7 +74,7 @@ func (p *Program) Command(args ...string) *Cmd { return p.NS.Command(p.Bin, args
 
 // Args adds to a command line, after its first word, the --socket and
 // --state-dir flags that this subcommand takes: both for run, the socket for
-// up, down, status and hook, the state folder for recover, none for others.
+// up, down, status, reload and hook, the state folder for recover, none for others.
 func (p *Program) Args(args ...string) []string {
 	if len(args) == 0 {
 		return nil
@@ -87,7 +87,7 @@ func (p *Program) Args(args ...string) []string {
 	case "hook": // its kind follows
 		at = min(2, len(args))
 		flags = []string{"--socket", p.Socket}
-	case "up", "down", "status":
+	case "up", "down", "status", "reload":
 		flags = []string{"--socket", p.Socket}
 	case "recover":
 		flags = []string{"--state-dir", p.StateDir}

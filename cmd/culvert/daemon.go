@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"sync"
 	"time"
 
 	sd "github.com/coreos/go-systemd/v22/daemon"
@@ -21,7 +22,7 @@ import (
 // serve is the whole life of the daemon: take its place, look whether it could
 // do its work, enforce until the context ends, restore. Nothing is changed
 // before everything that can be refused has been.
-func serve(ctx context.Context, s config.Settings, log *slog.Logger) error {
+func serve(ctx context.Context, s config.Settings, log *slog.Logger, from source, hangups <-chan os.Signal) error {
 	if !s.Audit {
 		if err := permitted(); err != nil {
 			return err
@@ -51,7 +52,9 @@ func serve(ctx context.Context, s config.Settings, log *slog.Logger) error {
 	if err != nil {
 		return errors.Join(taken(err), probe.close())
 	}
-	d := &daemon{settings: s, log: log, engine: newJoined(st, probe, s, log)}
+	e := newJoined(st, probe, s, log)
+	e.reloads = &reloader{source: from, log: log, replace: e.replace, now: s}
+	d := &daemon{settings: s, log: log, engine: e, hangups: hangups}
 	return d.run(ctx, l)
 }
 
@@ -135,6 +138,8 @@ type daemon struct {
 	settings config.Settings
 	log      *slog.Logger
 	engine   engine
+	hangups  <-chan os.Signal // each asks for a reload; may be nil
+	reloads  sync.WaitGroup   // those that SIGHUP asked for
 }
 
 // run enforces and answers until the context ends or one of the two fails. Then
@@ -157,7 +162,9 @@ func (d *daemon) run(ctx context.Context, l *control.Listener) error {
 	cancel()
 	err = errors.Join(err, answering.wait())
 	stopEngine()
-	return errors.Join(err, enforcing.wait())
+	err = errors.Join(err, enforcing.wait())
+	d.reloads.Wait()
+	return err
 }
 
 // begin tells systemd once the enforcer is ready, the daemon's own sessions
@@ -196,6 +203,8 @@ func (d *daemon) watch(ctx context.Context, enforcing, answering *task) error {
 				return nil
 			}
 			return errors.New("the control socket ended by itself")
+		case <-d.hangups:
+			d.reloads.Go(func() { _, _ = d.engine.Reload(ctx) }) // it says itself what became of it
 		case <-tick:
 			d.feed(ctx, every/3)
 		}

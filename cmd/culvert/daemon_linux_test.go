@@ -56,6 +56,14 @@ func (e *fakeEngine) Sessions(context.Context) ([]enforce.Session, error) { retu
 
 func (e *fakeEngine) Gateways() []netip.Prefix { return nil }
 
+func (e *fakeEngine) Leave(ctx context.Context, tunnel string) (enforce.SessionStatus, error) {
+	return e.Close(ctx, tunnel)
+}
+
+func (e *fakeEngine) Reload(context.Context) (enforce.Reloaded, error) {
+	return enforce.Reloaded{}, nil
+}
+
 func (e *fakeEngine) Status(context.Context) (report.Status, error) {
 	return report.Status{Witness: report.Witness{Mode: report.Off, Reason: "a test"}}, nil
 }

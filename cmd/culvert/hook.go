@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/culvert-project/culvert/cmd/culvert/internal/control"
 	"github.com/culvert-project/culvert/cmd/culvert/internal/openvpn"
 	"github.com/culvert-project/culvert/enforce"
 	"github.com/culvert-project/culvert/enforce/plan"
@@ -121,6 +122,7 @@ func (h *hook) up(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.Hook = true
 	st, _, err := openSession(ctx, h.socket, s)
 	if err != nil {
 		return err
@@ -133,7 +135,7 @@ func (h *hook) up(ctx context.Context) error {
 
 // down ends the session; it is no error when there is none.
 func (h *hook) down(ctx context.Context) error {
-	st, err := closeSession(ctx, h.socket, h.call.Device)
+	st, err := endSession(ctx, h.socket, control.Leave, h.call.Device)
 	if errors.Is(err, enforce.ErrNoSession) {
 		return nil
 	}

@@ -27,7 +27,7 @@ func (e *stateEngine) Open(_ context.Context, s enforce.Session) (enforce.Sessio
 	return enforce.SessionStatus{Tunnel: s.Tunnel, State: e.state, Protected: s.Protect}, nil
 }
 
-func (e *stateEngine) Close(_ context.Context, tunnel string) (enforce.SessionStatus, error) {
+func (e *stateEngine) Leave(_ context.Context, tunnel string) (enforce.SessionStatus, error) {
 	if tunnel != e.last.Tunnel {
 		return enforce.SessionStatus{}, enforce.ErrNoSession
 	}
@@ -72,7 +72,7 @@ func TestHook(t *testing.T) {
 			t.Errorf("%s of %s, %s: got %q, want %q", tt.script, tt.dev, tt.state, got, tt.want)
 		}
 	}
-	if len(e.last.Servers) != 2 || e.last.Rearm {
+	if len(e.last.Servers) != 2 || e.last.Rearm || !e.last.Hook {
 		t.Errorf("asked for %+v", e.last)
 	}
 }

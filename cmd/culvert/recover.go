@@ -70,7 +70,7 @@ func recoverState(cmd *cobra.Command, s config.Settings) (rec enforce.Recovered,
 	if err != nil {
 		return rec, err
 	}
-	log := newLog(cmd, &s)
+	log, _ := newLog(cmd, &s)
 	defer st.close(log)
 	for _, note := range st.journal.Notes() {
 		log.Warn(note)

@@ -114,7 +114,7 @@ func releaseLeft(cmd *cobra.Command, s config.Settings) error {
 		return err
 	}
 	defer lock.Close() //nolint:errcheck // the kernel frees it with the process
-	log := newLog(cmd, &s)
+	log, _ := newLog(cmd, &s)
 	if err := releasePins(log); err != nil {
 		return err
 	}

@@ -42,7 +42,7 @@ daemon itself.
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%w; see \"%s --help\"", err, cmd.CommandPath())
 	})
-	root.AddCommand(newRun(p), newUp(p), newDown(p), newStatus(p), p.ofWitness(newLeaks(p)), newWatch(p), newPlan(p), newExplain(p),
+	root.AddCommand(newRun(p), newReload(p), newUp(p), newDown(p), newStatus(p), p.ofWitness(newLeaks(p)), newWatch(p), newPlan(p), newExplain(p),
 		newRecover(p), p.ofWitness(newRelease(p)), newHook(p), newVersion())
 	return root
 }

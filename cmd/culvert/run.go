@@ -20,9 +20,10 @@ With --tunnel and --protect it opens that session itself, waits for the
 interface when it is not there yet, and again when it has vanished. Without
 them it waits for "culvert up" and the VPN's hooks.
 
-SIGTERM, SIGINT and SIGHUP: every removed route is restored, then the daemon
-exits with 0. A second signal ends it at once; the journal in the state folder
-knows what is still out, and "culvert recover" gives it back.
+SIGTERM and SIGINT: every removed route is restored, then the daemon exits with
+0. A second signal ends it at once; the journal in the state folder knows what is
+still out, and "culvert recover" gives it back. SIGHUP: the configuration file is
+read again, as by "culvert reload"; protection goes on.
 
 {{if .Witness}}SIGUSR2 hands over to a daemon that is started next, as "systemctl restart" does:
 this one exits with 0, and routes, drops and guards stay as they are until then.
@@ -57,7 +58,10 @@ One daemon serves one {{.Place}}; a second one refuses and names the
 first.{{if .Witness}} Under systemd it reports readiness and feeds the watchdog.{{end}}
 
 --config names a YAML file. Flags win over it; a session given by flags takes
-the place of the one on the same tunnel. Its keys:
+the place of the one on the same tunnel. A VPN's hook on a tunnel of the file adds
+what it tells of the connection (routes, servers) to what the file says, which
+wins where the two contradict each other; when the connection ends the session
+waits for the next. The keys of the file:
 
   state_dir: {{.StateDir}}
   socket: {{.Socket}}
@@ -123,7 +127,14 @@ func newRun(p *platform) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return runUntilSignal(cmd, settings)
+		again := source{file: file, read: func() (config.Settings, error) {
+			s, err := runSettingsOf(cmd, file, &sess)
+			if err == nil {
+				err = p.check(&s)
+			}
+			return s, err
+		}}
+		return runUntilSignal(cmd, settings, again)
 	}
 	return cmd
 }
@@ -150,19 +161,22 @@ func runSettingsOf(cmd *cobra.Command, file string, sess *sessionFlags) (config.
 }
 
 // runUntilSignal runs the daemon; the first signal asks it to restore and
-// stop, the second does not wait for it.
-func runUntilSignal(cmd *cobra.Command, s config.Settings) error {
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+// stop, the second does not wait for it. SIGHUP asks it to reload.
+func runUntilSignal(cmd *cobra.Command, s config.Settings, from source) error {
+	signals, hangups := make(chan os.Signal, 2), make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	signal.Notify(hangups, syscall.SIGHUP)
 	defer signal.Stop(signals)
+	defer signal.Stop(hangups)
 	handover := make(chan os.Signal, 1)
 	notifyHandover(handover)
 	defer signal.Stop(handover)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	done := make(chan error, 1)
-	log := newLog(cmd, &s)
-	go func() { done <- serve(ctx, s, log) }()
+	var log *slog.Logger
+	log, from.level = newLog(cmd, &s)
+	go func() { done <- serve(ctx, s, log, from, hangups) }()
 	ended := start(func() error { return awaitEnd(done, signals, cancel, s.StateDir) })
 	select {
 	case <-ended.done:
@@ -191,13 +205,20 @@ func awaitEnd(done <-chan error, signals <-chan os.Signal, stop func(), stateDir
 	}
 }
 
-func newLog(cmd *cobra.Command, s *config.Settings) *slog.Logger {
-	opt := slog.HandlerOptions{Level: slog.LevelInfo}
-	if s.LogDebug {
-		opt.Level = slog.LevelDebug
-	}
+// newLog makes the log, and what its level is changed by.
+func newLog(cmd *cobra.Command, s *config.Settings) (*slog.Logger, *slog.LevelVar) {
+	level := new(slog.LevelVar)
+	level.Set(logLevel(s))
+	opt := slog.HandlerOptions{Level: level}
 	if s.LogJSON {
-		return slog.New(slog.NewJSONHandler(cmd.ErrOrStderr(), &opt))
+		return slog.New(slog.NewJSONHandler(cmd.ErrOrStderr(), &opt)), level
 	}
-	return slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &opt))
+	return slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &opt)), level
+}
+
+func logLevel(s *config.Settings) slog.Level {
+	if s.LogDebug {
+		return slog.LevelDebug
+	}
+	return slog.LevelInfo
 }

@@ -125,7 +125,7 @@ routes go. It returns when that is done.
 		if err := session.Device("--tunnel", tunnel); err != nil {
 			return err
 		}
-		st, err := closeSession(cmd.Context(), socket, tunnel)
+		st, err := endSession(cmd.Context(), socket, control.Close, tunnel)
 		if err != nil {
 			return err
 		}
@@ -134,8 +134,9 @@ routes go. It returns when that is done.
 	return cmd
 }
 
-func closeSession(ctx context.Context, socket, tunnel string) (enforce.SessionStatus, error) {
-	resp, err := control.Ask(ctx, socket, control.Request{Op: control.Close, Tunnel: tunnel})
+// endSession ends a session by hand (Close) or for the VPN (Leave).
+func endSession(ctx context.Context, socket string, op control.Op, tunnel string) (enforce.SessionStatus, error) {
+	resp, err := control.Ask(ctx, socket, control.Request{Op: op, Tunnel: tunnel})
 	switch {
 	case errors.Is(err, enforce.ErrNoSession):
 		return enforce.SessionStatus{}, fmt.Errorf("%s: %w; \"culvert status\" lists the open ones", tunnel, enforce.ErrNoSession)

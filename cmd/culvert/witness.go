@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -86,14 +85,14 @@ func (e *briefError) Unwrap() error { return e.err }
 // joined is the enforcer and the witness as one engine.
 type joined struct {
 	*enforce.Enforcer
-	join  *witness.Join
-	log   *slog.Logger
-	own   []enforce.Session // that the daemon opened itself
-	ready chan struct{}
+	join    *witness.Join
+	log     *slog.Logger
+	ready   chan struct{}
+	reloads *reloader
 }
 
 func newJoined(st *state, p probe, s config.Settings, log *slog.Logger) *joined {
-	e := &joined{log: log, own: s.Sessions, ready: make(chan struct{})}
+	e := &joined{log: log, ready: make(chan struct{})}
 	w := witness.Options{
 		Reason: p.reason, Own: s.Sessions, Log: log,
 		Rules:  witness.Rules{Drop: s.Drops(), Guard: s.Drops() && s.OnLoss == enforce.LossGuard, For: s.GuardFor},
@@ -161,12 +160,33 @@ func (e *joined) Open(ctx context.Context, s enforce.Session) (enforce.SessionSt
 
 // Close ends a session, also one that only an earlier daemon's guard still holds.
 func (e *joined) Close(ctx context.Context, tunnel string) (enforce.SessionStatus, error) {
+	return e.end(ctx, tunnel, e.Enforcer.Close)
+}
+
+// Leave ends a connection: what the configuration says of the tunnel waits for the next.
+func (e *joined) Leave(ctx context.Context, tunnel string) (enforce.SessionStatus, error) {
+	return e.end(ctx, tunnel, e.Enforcer.Leave)
+}
+
+func (e *joined) end(ctx context.Context, tunnel string, how func(context.Context, string) (enforce.SessionStatus, error)) (enforce.SessionStatus, error) {
 	waited := e.join.Forget(tunnel)
-	st, err := e.Enforcer.Close(ctx, tunnel)
+	st, err := how(ctx, tunnel)
 	if errors.Is(err, enforce.ErrNoSession) && waited {
 		return enforce.SessionStatus{Tunnel: tunnel, State: enforce.Restored}, nil
 	}
 	return st, err
+}
+
+// Reload reads the configuration again.
+func (e *joined) Reload(ctx context.Context) (enforce.Reloaded, error) { return e.reloads.reload(ctx) }
+
+// replace puts other sessions in the place of the configuration's.
+func (e *joined) replace(ctx context.Context, own []enforce.Session) (enforce.Reloaded, error) {
+	done, err := e.Enforcer.Reload(ctx, own)
+	for _, tunnel := range done.Closed {
+		e.join.Forget(tunnel)
+	}
+	return done, err
 }
 
 // Status is a moment's view of routes and packets.
@@ -199,7 +219,7 @@ func (e *joined) Release(ctx context.Context) (report.Released, error) {
 	}
 	rel := report.Released{Tunnels: []string{}}
 	for _, tunnel := range state.Holding {
-		st, err := e.endGuard(ctx, tunnel)
+		st, err := e.Leave(ctx, tunnel)
 		if err != nil {
 			return rel, err
 		}
@@ -211,24 +231,11 @@ func (e *joined) Release(ctx context.Context) (report.Released, error) {
 	return rel, nil
 }
 
-// endGuard ends a session whose tunnel is away, and waits for the tunnel again
-// where the daemon opened it itself.
-func (e *joined) endGuard(ctx context.Context, tunnel string) (enforce.SessionStatus, error) {
-	st, err := e.Close(ctx, tunnel)
-	if err != nil {
-		return st, err
-	}
-	if i := slices.IndexFunc(e.own, func(s enforce.Session) bool { return s.Tunnel == tunnel }); i >= 0 {
-		_, err = e.Open(ctx, e.own[i])
-	}
-	return st, err
-}
-
 // guardEnded gives back the routes of a session whose guard has lasted its time.
 func (e *joined) guardEnded(tunnel string) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	if _, err := e.endGuard(ctx, tunnel); err != nil && !errors.Is(err, enforce.ErrNoSession) {
+	if _, err := e.Leave(ctx, tunnel); err != nil && !errors.Is(err, enforce.ErrNoSession) {
 		e.log.Error("end guard", "tunnel", tunnel, "err", err)
 	}
 }

@@ -48,7 +48,12 @@ func (s *Settings) Parse(name string, data []byte) error {
 		if set.value.line == 0 {
 			continue
 		}
-		where := fmt.Sprintf("%s:%d: %s", name, set.value.line, set.key)
+		at := fmt.Sprintf("%s:%d", name, set.value.line)
+		where := at + ": " + set.key
+		if s.where == nil {
+			s.where = map[string]string{}
+		}
+		s.where[set.key] = at
 		if err := s.Set(where, set.key, set.value.text); err != nil {
 			return err
 		}

@@ -27,6 +27,8 @@ type Settings struct {
 	LogJSON         bool
 	LogDebug        bool              // each judgement of the table too, and what made it due
 	Sessions        []enforce.Session // opened at start, and again when their tunnels come
+
+	where map[string]string // how errors call each key that a file has, with its line
 }
 
 // Leak says what is done with packets that leave outside their tunnel.
@@ -78,6 +80,35 @@ func (s *Settings) Check() error {
 		return &session.Error{Text: "--guard-for bounds a guard, but none is asked for: add --on-loss guard or --on-leak drop"}
 	}
 	return nil
+}
+
+// Fixed names the keys whose values differ from those that a daemon has been started
+// with and that cannot change while it runs, and where the first of them stands.
+func (s *Settings) Fixed(running *Settings) (where string, keys []string) {
+	for _, key := range []struct {
+		name    string
+		differs bool
+	}{
+		{"state_dir", s.StateDir != running.StateDir},
+		{"socket", s.Socket != running.Socket},
+		{"audit", s.Audit != running.Audit},
+		{"on_loss", s.OnLoss != running.OnLoss},
+		{"on_leak", s.OnLeak != running.OnLeak},
+		{"guard_for", s.GuardFor != running.GuardFor},
+		{"witness", s.Witness != running.Witness},
+		{"restore", s.RestoreAll != running.RestoreAll},
+		{"keep_unreachable", s.KeepUnreachable != running.KeepUnreachable},
+		{"log_format", s.LogJSON != running.LogJSON},
+	} {
+		if !key.differs {
+			continue
+		}
+		keys = append(keys, key.name)
+		if where == "" {
+			where = s.where[key.name]
+		}
+	}
+	return where, keys
 }
 
 // Set sets one value by the name that it has in the file. Where is how an

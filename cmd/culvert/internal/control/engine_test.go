@@ -40,6 +40,14 @@ func (f *fakeEngine) Close(_ context.Context, tunnel string) (enforce.SessionSta
 	return enforce.SessionStatus{Tunnel: tunnel, State: enforce.Restored}, nil
 }
 
+func (f *fakeEngine) Leave(ctx context.Context, tunnel string) (enforce.SessionStatus, error) {
+	return f.Close(ctx, tunnel)
+}
+
+func (f *fakeEngine) Reload(context.Context) (enforce.Reloaded, error) {
+	return enforce.Reloaded{Kept: []string{"tun0"}}, nil
+}
+
 func (f *fakeEngine) Gateways() []netip.Prefix {
 	return []netip.Prefix{netip.MustParsePrefix("192.168.1.1/32")}
 }

@@ -41,12 +41,14 @@ const (
 	Ping   Op = "ping"   // who answers
 	Open   Op = "open"   // open or change Session
 	Close  Op = "close"  // end the session on Tunnel
+	Leave  Op = "leave"  // the VPN's connection on Tunnel has ended, as its hook says
 	Status Op = "status" // everything there is to tell
 	Policy Op = "policy" // the open sessions as they were asked for
 
 	Leaks   Op = "leaks"   // what leaked, all of it
 	Watch   Op = "watch"   // what happens, as it happens
 	Release Op = "release" // end the guards of tunnels that are away
+	Reload  Op = "reload"  // read the configuration file again
 )
 
 // Request is one question.
@@ -72,6 +74,8 @@ type Response struct {
 	Witness  *report.Witness  `json:"witness,omitempty"` // of leaks
 	Event    *report.Event    `json:"event,omitempty"`   // of watch
 	Released *report.Released `json:"released,omitempty"`
+
+	Reloaded *enforce.Reloaded `json:"reloaded,omitempty"`
 }
 
 // Daemon says who answers.
@@ -146,10 +150,10 @@ func readRequest(r io.Reader) (Request, error) {
 func (req Request) check() error {
 	var session, tunnel bool
 	switch req.Op {
-	case Ping, Status, Policy, Leaks, Watch, Release:
+	case Ping, Status, Policy, Leaks, Watch, Release, Reload:
 	case Open:
 		session = true
-	case Close:
+	case Close, Leave:
 		tunnel = true
 	default:
 		return &Error{CodeProtocol, fmt.Sprintf("request: operation %.40q is unknown", string(req.Op))}

@@ -34,6 +34,8 @@ const (
 type Engine interface {
 	Open(ctx context.Context, s enforce.Session) (enforce.SessionStatus, error)
 	Close(ctx context.Context, tunnel string) (enforce.SessionStatus, error)
+	Leave(ctx context.Context, tunnel string) (enforce.SessionStatus, error)
+	Reload(ctx context.Context) (enforce.Reloaded, error)
 	Status(ctx context.Context) (report.Status, error)
 	Sessions(ctx context.Context) ([]enforce.Session, error)
 	Gateways() []netip.Prefix
@@ -201,6 +203,10 @@ func (s *Server) do(ctx context.Context, req Request) (resp Response, err error)
 		resp.Session, err = pointer(s.Engine.Open(ctx, *req.Session))
 	case Close:
 		resp.Session, err = pointer(s.Engine.Close(ctx, req.Tunnel))
+	case Leave:
+		resp.Session, err = pointer(s.Engine.Leave(ctx, req.Tunnel))
+	case Reload:
+		resp.Reloaded, err = pointer(s.Engine.Reload(ctx))
 	case Policy:
 		resp.Gateways = s.Engine.Gateways()
 		resp.Policy, err = s.Engine.Sessions(ctx)

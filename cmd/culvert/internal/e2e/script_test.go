@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
 
 	"github.com/culvert-project/culvert/testenv"
 )
@@ -28,6 +29,7 @@ import (
 //	daemon ARGS…             start "culvert run" and wait until it answers
 //	term                     end it in order; its exit code must be 0
 //	kill9                    end it with SIGKILL
+//	hangup                   send it SIGHUP
 //	culvert [=CODE] ARGS…    run the program; the exit code must be CODE (0)
 //	nobody [=CODE] ARGS…     the same as an unprivileged user
 //	table save|same NAME     keep the main table; compare it with a kept one
@@ -49,7 +51,7 @@ func TestScripts(t *testing.T) {
 		Setup:               setup,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"ip": with((*script).ip), "lan": with((*script).lan), "tunnel": with((*script).tunnel),
-			"daemon": with((*script).daemon), "term": with((*script).term), "kill9": with((*script).kill9),
+			"daemon": with((*script).daemon), "term": with((*script).term), "kill9": with((*script).kill9), "hangup": with((*script).hangup),
 			"culvert": with((*script).culvert), "nobody": with((*script).nobody),
 			"table": with((*script).table), "leaves": with((*script).leaves), "packets": with((*script).packets),
 			"status": with((*script).status), "log": with((*script).log),
@@ -144,6 +146,10 @@ func (s *script) term(*testscript.TestScript, []string) error {
 func (s *script) kill9(*testscript.TestScript, []string) error {
 	s.run.Kill()
 	return nil
+}
+
+func (s *script) hangup(*testscript.TestScript, []string) error {
+	return s.run.Signal(unix.SIGHUP)
 }
 
 // codeOf takes the wanted exit code off a command line.

@@ -4,6 +4,8 @@ package e2eleak
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -95,6 +97,60 @@ func TestHandover(t *testing.T) {
 	for _, p := range talkers {
 		p.Stop(t)
 	}
+}
+
+// TestReload: the configuration is read again and again under traffic that would
+// leak, by SIGHUP and by the command. What stays in it is protected throughout: not
+// one packet gets out.
+func TestReload(t *testing.T) {
+	needs(t)
+	s := newStub(t)
+	file := filepath.Join(t.TempDir(), "culvert.yaml")
+	write := func(more string) {
+		text := "on_leak: drop\nsessions:\n- tunnel: tun0\n  protect: [172.31.0.0/16, fd31::/48" + more + "]\n"
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("")
+	d := s.prog.Daemon(t, "--config", file)
+	s.enforcing(t)
+	c := s.Leaks(t, filter("172.31.0.0/16"))
+	talkers := s.flood(t)
+	s.settled(t, 100)
+	for i := range 6 {
+		if i%3 == 2 {
+			write(", 10.0.0.1/8") // host bits: refused whole
+		} else {
+			write(fmt.Sprintf(", 10.%d.0.0/16", i))
+		}
+		before := strings.Count(d.Output(), "reloaded")
+		if i%2 == 0 {
+			_ = d.Signal(syscall.SIGHUP)
+		} else {
+			s.prog.Exec(t, "reload") // its exit code is the scripts' to test
+		}
+		testenv.Eventually(t, patience, "the reload", func() bool { return strings.Count(d.Output(), "reloaded") > before })
+		st := s.status(t)
+		if len(st.Sessions) != 1 || st.Sessions[0].State != "enforcing" || st.Witness.Mode != "drop" {
+			t.Errorf("reload %d: %+v, %+v", i, st.Sessions, st.Witness)
+		}
+		s.settled(t, st.Leaks.Packets+100) // they go on trying
+	}
+	if n := c.Packets(); n != 0 {
+		t.Errorf("%d packets got out", n)
+	}
+	if n := strings.Count(d.Output(), "configuration reloaded"); n != 4 {
+		t.Errorf("%d of 4 good files were taken:\n%s", n, d.Output())
+	}
+	list := s.table(t)
+	if list.Dropped != list.Packets || list.Packets < 600 {
+		t.Errorf("of %d leaks %d were dropped", list.Packets, list.Dropped)
+	}
+	for _, p := range talkers {
+		p.Stop(t)
+	}
+	stopped(t, d)
 }
 
 // TestRelease: what a killed daemon left is taken down by hand, and what it had
