@@ -127,10 +127,13 @@ func TestJoinOutlivesTheProcess(t *testing.T) {
 	}
 	other := said
 	other.Exclude = prefixes("172.31.8.0/24")
-	e, _ = run(t, sys, journal, enforce.Options{Own: []enforce.Session{other}, Sessions: journal})
+	e, stop = run(t, sys, journal, enforce.Options{Own: []enforce.Session{other}, Sessions: journal})
 	want := "tun0[10.5.0.0/16 172.31.0.0/16 172.31.7.0/24 fd31::/32] [172.31.8.0/24 198.18.0.0/15]"
 	if got := wishes(t, e); !strings.HasPrefix(got, want) {
 		t.Errorf("%s, want %s", got, want)
+	}
+	if err := stop(); err != nil {
+		t.Error(err)
 	}
 }
 
