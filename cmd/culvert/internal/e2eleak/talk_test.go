@@ -158,6 +158,9 @@ func udpSender(device, src string, mark int, to netip.Addr) (func([]byte) error,
 	if err != nil {
 		return nil, err
 	}
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BROADCAST, 1); err != nil {
+		return nil, err // as many libraries do unasked
+	}
 	if device != "" {
 		if err := unix.BindToDevice(fd, device); err != nil {
 			return nil, err
