@@ -23,6 +23,7 @@ import (
 // do its work, enforce until the context ends, restore. Nothing is changed
 // before everything that can be refused has been.
 func serve(ctx context.Context, s config.Settings, log *slog.Logger, from source, hangups <-chan os.Signal) error {
+	mindMemory(log)
 	if !s.Audit {
 		if err := permitted(); err != nil {
 			return err
