@@ -142,7 +142,7 @@ func (e *Enforcer) load(ctx context.Context) error {
 		return fmt.Errorf("read interfaces: %w", err)
 	}
 	e.dropStrangers(isAnother)
-	if err := e.openOwn(); err != nil {
+	if err := e.openOwn(ctx); err != nil {
 		return err
 	}
 	return e.reopen()
@@ -150,9 +150,9 @@ func (e *Enforcer) load(ctx context.Context) error {
 
 // openOwn opens the sessions that came with the options. It happens before the
 // table is first judged, so that after a crash what is held stays out.
-func (e *Enforcer) openOwn() error {
+func (e *Enforcer) openOwn(ctx context.Context) error {
 	for _, s := range e.own {
-		if err := e.check(s, e.facts.Links); err != nil {
+		if err := e.admit(ctx, s, e.facts.Links); err != nil {
 			return err
 		}
 		e.sessions = append(e.sessions, &session{Session: s, state: Connecting})

@@ -48,7 +48,7 @@ func (e *Enforcer) open(ctx context.Context, s Session) (SessionStatus, error) {
 	}
 	asked := tidy(s)
 	s = e.joined(asked)
-	if err := e.check(s, facts.Links); err != nil {
+	if err := e.admit(ctx, s, facts.Links); err != nil {
 		return SessionStatus{}, err
 	}
 	delete(e.waits, s.Tunnel)

@@ -24,7 +24,8 @@ func newUp(p *platform) *cobra.Command {
 return when it is enforcing or has failed. The same call again changes nothing.
 
 The tunnel must exist; with --rearm the session waits for it, and again when it
-has vanished.
+has vanished. An interface that the network is reached by is no tunnel: IPsec
+without an interface (policy-based) cannot be enforced by routes.
 
 ` + exitHelp,
 		Example: p.help(`  culvert up --tunnel {{.Tunnel}} --protect 10.0.0.0/8,2001:db8::/32

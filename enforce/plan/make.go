@@ -12,6 +12,7 @@ type Link struct {
 	Index uint32
 	Name  string
 	HW    string // hardware address, or "" where there is none
+	Kind  LinkKind
 	Up    bool
 	Addrs []netip.Prefix // addresses with their prefix lengths, not masked
 	Peers []netip.Prefix // what point-to-point addresses lead to, masked

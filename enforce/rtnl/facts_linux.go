@@ -97,6 +97,7 @@ func links(c *netlink.Conn) ([]plan.Link, []string, error) {
 		if kind == "vrf" {
 			vrfs = append(vrfs, "interface "+l.Name+" is a VRF: what it binds does not ask main")
 		}
+		l.Kind = tunnelKind(kind)
 		at[l.Index] = len(out)
 		out = append(out, l)
 	}
@@ -137,6 +138,26 @@ func linkKind(b []byte) string {
 		}
 	}
 	return ""
+}
+
+// tunnels are the kinds of interfaces that carry packets inside others. PPP is not
+// among them: it is a VPN's, or what the network is reached by.
+var tunnels = []string{
+	"tun", "wireguard", "amneziawg", "ovpn", "ovpn-dco", "xfrm", "vti", "vti6",
+	"gre", "gretap", "ip6gre", "ip6gretap", "erspan", "ip6erspan", "ipip", "sit", "ip6tnl",
+	"vxlan", "geneve", "bareudp", "fou", "l2tpeth", "gtp",
+}
+
+// tunnelKind says whether an interface of a kind can be a tunnel. A network card
+// has no kind.
+func tunnelKind(kind string) plan.LinkKind {
+	switch {
+	case slices.Contains(tunnels, kind):
+		return plan.KindTunnel
+	case kind == "ppp":
+		return plan.KindUnknown
+	}
+	return plan.KindPlain
 }
 
 func cString(b []byte) string {
