@@ -277,6 +277,7 @@ func (e *Enforcer) look(ctx context.Context) error {
 		e.follow(s)
 	}
 	e.await()
+	e.doubt(ctx)
 	e.rebuild()
 	if e.unkept {
 		e.unkept = false
