@@ -33,7 +33,7 @@ func FindUplink(l *Link, servers []netip.Addr, table iter.Seq[Route]) (found Upl
 	if l.Kind == KindTunnel {
 		return found, false
 	}
-	ways := make([]ways, len(servers))
+	all := make([]serverWays, len(servers))
 	for r := range table {
 		if r.Type != Unicast || r.Dead || r.Origin == Own {
 			continue
@@ -45,25 +45,25 @@ func FindUplink(l *Link, servers []netip.Addr, table iter.Seq[Route]) (found Upl
 		}
 		for i, a := range servers {
 			if r.Dst.Contains(a) {
-				ways[i].take(&r, whole)
+				all[i].take(&r, whole)
 			}
 		}
 	}
 	for i, a := range servers {
-		if w := &ways[i]; w.through && !w.around && !InIgnored(netip.PrefixFrom(a, a.BitLen())) {
+		if w := &all[i]; w.through && !w.around && !InIgnored(netip.PrefixFrom(a, a.BitLen())) {
 			return Uplink{w.route, a}, true
 		}
 	}
 	return found, ok
 }
 
-// ways are what the table has for one server.
-type ways struct {
+// serverWays are what the table has for one server.
+type serverWays struct {
 	through, around bool  // by the interface; by another
 	route           Route // the best one through
 }
 
-func (w *ways) take(r *Route, through bool) {
+func (w *serverWays) take(r *Route, through bool) {
 	switch {
 	case !through:
 		w.around = true

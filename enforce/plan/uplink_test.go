@@ -26,17 +26,17 @@ func TestFindUplink(t *testing.T) {
 		{"a card with no default route leads to a VPN box", plan.KindPlain, eth1, nil, []string{gateway, lan, "10.0.0.0/8 via 10.1.1.1 dev eth1"}, ""},
 		{"a default route of ours", plan.KindPlain, eth1, nil, []string{gateway, "default dev eth1 proto own"}, ""},
 		{"a dead default route", plan.KindPlain, eth1, nil, []string{"default via 10.1.1.1 dev eth1 dead"}, ""},
-		{"the only way to the server", plan.KindUnknown, eth0, addrs(server), []string{gateway, lan}, server + " 0.0.0.0/0 via 192.168.1.1 dev eth0"},
-		{"its host route is the one that is named", plan.KindUnknown, eth0, addrs(server), []string{gateway, server + " via 192.168.1.2 dev eth0"}, server + " 198.51.100.7/32 via 192.168.1.2 dev eth0"},
+		{"the only way to the server", plan.KindUnknown, eth0, hosts(server), []string{gateway, lan}, server + " 0.0.0.0/0 via 192.168.1.1 dev eth0"},
+		{"its host route is the one that is named", plan.KindUnknown, eth0, hosts(server), []string{gateway, server + " via 192.168.1.2 dev eth0"}, server + " 198.51.100.7/32 via 192.168.1.2 dev eth0"},
 		{"unknown, without a server", plan.KindUnknown, eth0, nil, []string{gateway}, ""},
-		{"unknown, with its own default route and the server's host route", plan.KindUnknown, tun0, addrs(server), []string{"default dev tun0", server + " via 192.168.1.1 dev eth0"}, ""},
-		{"unknown, the server's address is the peer's", plan.KindUnknown, tun0, addrs(server), []string{gateway, server + " dev tun0"}, ""},
-		{"no way to the server at all", plan.KindUnknown, tun0, addrs(server), []string{lan}, ""},
-		{"the server is on this host", plan.KindUnknown, tun0, addrs("127.0.0.1"), []string{"default dev tun0", "127.0.0.0/8 dev tun0"}, ""},
+		{"unknown, with its own default route and the server's host route", plan.KindUnknown, tun0, hosts(server), []string{"default dev tun0", server + " via 192.168.1.1 dev eth0"}, ""},
+		{"unknown, the server's address is the peer's", plan.KindUnknown, tun0, hosts(server), []string{gateway, server + " dev tun0"}, ""},
+		{"no way to the server at all", plan.KindUnknown, tun0, hosts(server), []string{lan}, ""},
+		{"the server is on this host", plan.KindUnknown, tun0, hosts("127.0.0.1"), []string{"default dev tun0", "127.0.0.0/8 dev tun0"}, ""},
 		{"a tunnel with the default route", plan.KindTunnel, tun0, nil, []string{"default via 10.8.0.1 dev tun0"}, ""},
-		{"a tunnel while the network is away", plan.KindTunnel, tun0, addrs(server), []string{"default via 10.8.0.1 dev tun0"}, ""},
-		{"a VPN in a VPN", plan.KindTunnel, tun1, addrs("10.0.0.5"), []string{gateway, "10.0.0.0/8 dev tun0", "172.16.0.0/12 dev tun1"}, ""},
-		{"a VPN in a VPN, unknown", plan.KindUnknown, tun1, addrs("10.0.0.5"), []string{gateway, "10.0.0.0/8 dev tun0", "172.16.0.0/12 dev tun1"}, ""},
+		{"a tunnel while the network is away", plan.KindTunnel, tun0, hosts(server), []string{"default via 10.8.0.1 dev tun0"}, ""},
+		{"a VPN in a VPN", plan.KindTunnel, tun1, hosts("10.0.0.5"), []string{gateway, "10.0.0.0/8 dev tun0", "172.16.0.0/12 dev tun1"}, ""},
+		{"a VPN in a VPN, unknown", plan.KindUnknown, tun1, hosts("10.0.0.5"), []string{gateway, "10.0.0.0/8 dev tun0", "172.16.0.0/12 dev tun1"}, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			up, ok := plan.FindUplink(&plan.Link{Index: tt.link, Kind: tt.kind}, tt.servers, slices.Values(routes(tt.table...)))
@@ -54,7 +54,7 @@ func TestFindUplink(t *testing.T) {
 	}
 }
 
-func addrs(list ...string) (out []netip.Addr) {
+func hosts(list ...string) (out []netip.Addr) {
 	for _, a := range list {
 		out = append(out, netip.MustParseAddr(a))
 	}
