@@ -124,7 +124,7 @@ func (e *Enforcer) reload(ctx context.Context, own []Session) (Reloaded, error) 
 		e.own = append(e.own, tidy(s))
 	}
 	next, done := e.next()
-	if err := e.checkAll(next, facts.Links); err != nil {
+	if err := cmp.Or(e.checkAll(next, facts.Links), e.admitAll(ctx, next, facts.Links)); err != nil {
 		e.own, e.waits = before, waits
 		return Reloaded{}, err
 	}

@@ -26,6 +26,18 @@ func (e *Enforcer) admit(ctx context.Context, s Session, links []plan.Link) erro
 	return e.checkUplink(ctx, &s, l)
 }
 
+// admitAll is admit for sessions that were checked together.
+func (e *Enforcer) admitAll(ctx context.Context, all []*session, links []plan.Link) error {
+	for _, s := range all {
+		if l := linkNamed(links, s.Tunnel); l != nil && !e.watches(s.Tunnel) {
+			if err := e.checkUplink(ctx, &s.Session, l); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // checkUplink refuses a tunnel that is what the network is reached by.
 func (e *Enforcer) checkUplink(ctx context.Context, s *Session, l *plan.Link) (err error) {
 	if l.Kind == plan.KindTunnel {

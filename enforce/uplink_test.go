@@ -40,6 +40,8 @@ func TestUplinkIsNoTunnel(t *testing.T) {
 	e, stop := run(t, sys, &enforcetest.Journal{}, enforce.Options{})
 	_, err := e.Open(t.Context(), s)
 	refused("open", err)
+	_, err = e.Reload(t.Context(), []enforce.Session{s})
+	refused("reload", err)
 	if err := stop(); err != nil {
 		t.Error(err)
 	}
