@@ -13,8 +13,14 @@
 // # What is not
 //
 // Packet sockets with PACKET_QDISC_BYPASS, AF_XDP and pktgen hand frames to the driver below the hook; each needs
-// CAP_NET_RAW. Frames that are not IP after at most four VLAN tags are let be, and so is what an excluded destination
-// hands on elsewhere (source routing).
+// CAP_NET_RAW.
+//
+// Frames that are not IP after at most eight VLAN tags are let be. A packet that is source-routed by a free address is
+// judged by its last one; what a lightweight tunnel wrapped is judged by what it became. What goes to an own address by a
+// device that leads back into the namespace, and what an ifb hands back to ingress, is on its way in.
+//
+// The link's own needs ([ExemptND], [ExemptDHCP]) are those of this host, to networks on the link or to a [Gateway], in
+// shape, size and rate; the loader tells the programs which networks each link has.
 //
 // A later comer may put a TCX program before ours, and end the chain there (as agents do that return TC_ACT_OK) or redirect
 // packets. The kernel tells nobody. So each recheck, and each word of the interface, looks at the chain, and ours is put
