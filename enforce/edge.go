@@ -20,6 +20,7 @@ func (e *Enforcer) edge(change Change, r *plan.Route) Answer {
 	} else {
 		answerAdded(v, r, &a)
 	}
+	a.tally = v.tallyOf(a.Verdict.Entry)
 	return a
 }
 
@@ -107,6 +108,9 @@ func (e *Enforcer) outlived(ev Event) bool {
 // just being replaced by one that lets it stand.
 func (e *Enforcer) amends(ctx context.Context, ev Event) {
 	errs := e.sys.Apply(ctx, []plan.Action{{Kind: plan.Restore, Route: ev.Route}})
+	if errs[0] == nil && ev.Answer.tally != nil {
+		ev.Answer.tally.restored.Add(1)
+	}
 	if errs[0] == nil || errors.Is(errs[0], ErrAlready) {
 		return
 	}
@@ -124,11 +128,7 @@ func (e *Enforcer) eventDeleted(ev Event) {
 	if harmless(ev.Err) || ev.Idle || s == nil {
 		return
 	}
-	in := e.incident(ev, "readded", "the tunnel's route was deleted")
-	if ev.Err == nil {
-		s.readded++
-	}
-	e.tell(in)
+	e.tell(e.incident(ev, "readded", "the tunnel's route was deleted"))
 }
 
 // harmless reports whether an answer failed only because the tunnel is going.
@@ -141,9 +141,6 @@ func (e *Enforcer) eventRemoved(ev Event) {
 		return
 	}
 	in := e.incident(ev, "removed", ev.Answer.Verdict.Explain(e.name))
-	if s := e.sessionOf(ev.Answer.Verdict); s != nil && ev.Err == nil {
-		s.removed++
-	}
 	e.contests.count(&ev.Route, in)
 	e.tell(in)
 	if ev.Err == nil {

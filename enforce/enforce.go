@@ -94,6 +94,8 @@ type Answer struct {
 	Delete  bool        // delete the announced route
 	Tell    bool        // pass it on to the Enforcer
 	Verdict plan.Verdict
+
+	tally *tally // of the session that it is given for
 }
 
 // Event is an announced route that concerned the policy, and what was done.
@@ -102,11 +104,15 @@ type Event struct {
 	Route   plan.Route // with Raw
 	Answer  Answer
 	Idle    bool      // the answer found that there was nothing to do
+	Removed bool      // the Delete deleted the route
+	Readded bool      // the Put added a route
 	Err     error     // of the Put or the Delete
 	Seen    time.Time // when the announcement was read
 	Done    time.Time // when the answer had been carried out
 	Port    uint32    // netlink port or process id of who asked for the change; 0 is the kernel or unknown
 	Process string    // its name, where it could still be known
+
+	counted bool
 }
 
 // Session is one VPN connection to enforce.
@@ -210,7 +216,8 @@ type Incident struct {
 	By      Adder     `json:"by"`
 	Seen    time.Time `json:"seen"`
 	Gone    time.Time `json:"gone,omitzero"`
-	Exposed int64     `json:"exposed_us"` // microseconds from Seen to Gone
-	Path    string    `json:"path"`       // "edge" or "level"
+	Exposed int64     `json:"exposed_us"`      // microseconds from Seen to Gone; of several the longest
+	Count   uint64    `json:"count,omitempty"` // of several told as one, Seen the first and Gone the last; 0 is one
+	Path    string    `json:"path"`            // "edge" or "level"
 	Error   string    `json:"error,omitempty"`
 }

@@ -63,6 +63,8 @@ type Enforcer struct {
 	asked     int       // how far the questions have come, where they are many
 	names     map[uint32]string
 	incidents incidentRing
+	told      int    // removals that the reading told one by one
+	grouped   groups // those that it did not
 	contests  contests
 	reported  reports
 	pace      pacer
@@ -71,8 +73,17 @@ type Enforcer struct {
 
 // view is the edge path's share of the state.
 type view struct {
-	policy *plan.Policy
-	audit  bool
+	policy  *plan.Policy
+	audit   bool
+	tallies []*tally // of the policy's sessions, in their order
+}
+
+// tallyOf returns where what is done for an entry of the policy is counted.
+func (v *view) tallyOf(en *plan.Entry) *tally {
+	if en == nil || en.Session >= len(v.tallies) {
+		return nil
+	}
+	return v.tallies[en.Session]
 }
 
 // New returns an Enforcer with no session. Run makes it work.
@@ -345,7 +356,13 @@ func (e *Enforcer) Wake(why string) {
 
 // setPolicy makes p what the edge path judges by.
 func (e *Enforcer) setPolicy(p *plan.Policy) {
-	old := e.view.Swap(&view{policy: p, audit: e.opt.Audit})
+	now := &view{policy: p, audit: e.opt.Audit}
+	for _, s := range e.sessions {
+		if s.link != 0 { // as spec puts them
+			now.tallies = append(now.tallies, &s.tally)
+		}
+	}
+	old := e.view.Swap(now)
 	if old != nil && old.policy != p && e.opt.OnPolicy != nil {
 		e.opt.OnPolicy(e.protection(p))
 	}

@@ -27,6 +27,7 @@ func (e *Enforcer) takeIn(pl *plan.Plan) {
 		r := &pl.Reported[i]
 		e.report(r, plan.Judge(pl.Policy, r), Event{Route: *r, Seen: e.lookedAt})
 	}
+	e.tellUntold()
 }
 
 // foreignLocal returns the routes of table local that lead a session's traffic

@@ -3,6 +3,8 @@ package enforce
 import (
 	"cmp"
 	"fmt"
+	"hash/maphash"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -12,7 +14,7 @@ import (
 
 // incidentRing keeps the last incidents.
 type incidentRing struct {
-	list []Incident
+	list []Incident // that of ID n is at (n-1) mod incidentsKept
 	next uint64
 }
 
@@ -21,14 +23,22 @@ const incidentsKept = 256
 func (r *incidentRing) add(in Incident) Incident {
 	r.next++
 	in.ID = r.next
-	if len(r.list) == incidentsKept {
-		r.list = slices.Delete(r.list, 0, 1)
+	if len(r.list) < incidentsKept {
+		r.list = append(r.list, in)
+	} else {
+		r.list[(in.ID-1)%incidentsKept] = in
 	}
-	r.list = append(r.list, in)
 	return in
 }
 
-func (r *incidentRing) all() []Incident { return append([]Incident{}, r.list...) }
+// all returns them, the oldest first.
+func (r *incidentRing) all() []Incident {
+	if len(r.list) < incidentsKept {
+		return append([]Incident{}, r.list...)
+	}
+	oldest := r.next % incidentsKept
+	return slices.Concat(r.list[oldest:], r.list[:oldest])
+}
 
 // contests counts the routes that come back again and again.
 type contests struct {
@@ -45,8 +55,11 @@ type contestKey struct {
 const contestsKept = 1024
 
 func (c *contests) count(r *plan.Route, in Incident) {
-	if c.list == nil || len(c.list) >= contestsKept {
+	if c.list == nil {
 		c.list = map[contestKey]*Contest{}
+	}
+	if len(c.list) >= contestsKept {
+		c.thin()
 	}
 	key := contestKey{slot: r.Slot(), link: r.Hop.Link, tunnel: in.Tunnel}
 	ct := c.list[key]
@@ -56,6 +69,26 @@ func (c *contests) count(r *plan.Route, in Incident) {
 	}
 	ct.Times++
 	ct.By = in.By
+}
+
+// thin makes room for half: the routes that came least often are forgotten, so that
+// ever new ones hide none that comes again and again.
+func (c *contests) thin() {
+	var times []uint64
+	for _, ct := range c.list {
+		times = append(times, ct.Times)
+	}
+	slices.Sort(times)
+	least := times[contestsKept/2]
+	maps.DeleteFunc(c.list, func(_ contestKey, ct *Contest) bool { return ct.Times < least })
+	for key, ct := range c.list {
+		if len(c.list) <= contestsKept/2 {
+			return
+		}
+		if ct.Times == least {
+			delete(c.list, key)
+		}
+	}
 }
 
 // of returns the contests on a tunnel, the fiercest first.
@@ -124,22 +157,55 @@ func (a Adder) String() string {
 // reports remembers what was told to stand, so that a reading of the table
 // tells only of what came since the last one.
 type reports struct {
-	last, now map[string]bool
+	last, now map[uint64]bool // what stood, by a hash of the words
+	told      int             // in this reading
+	untold    uint64          // more came than are told one by one
+	words     string          // of the first of those
 }
 
-// begin starts a reading of the table.
-func (r *reports) begin() { r.last, r.now = r.now, map[string]bool{} }
+const (
+	reportsKept   = 1 << 16 // beyond it nothing is told one by one
+	reportsAtOnce = 64
+)
 
-// isNew notes that something stands, and reports whether it was not told of.
+var reportSeed = maphash.MakeSeed()
+
+// begin starts a reading of the table.
+func (r *reports) begin() {
+	r.last, r.now, r.told, r.untold, r.words = r.now, map[uint64]bool{}, 0, 0, ""
+}
+
+// isNew notes that something stands, and reports whether it is to be told of.
 func (r *reports) isNew(text string) bool {
 	if r.now == nil {
-		r.now = map[string]bool{}
+		r.now = map[uint64]bool{}
 	}
-	known := r.now[text] || r.last[text]
-	if len(r.now) < contestsKept {
-		r.now[text] = true
+	h := maphash.String(reportSeed, text)
+	known := r.now[h] || r.last[h]
+	full := len(r.now) >= reportsKept
+	if !full {
+		r.now[h] = true
 	}
-	return !known
+	if known || full && len(r.last) >= reportsKept {
+		return false // told, or as good as told with those that were too many
+	}
+	if r.told++; r.told <= reportsAtOnce && !full {
+		return true
+	}
+	if r.untold++; r.words == "" {
+		r.words = text
+	}
+	return false
+}
+
+// tellUntold tells of what was too much to be told one by one.
+func (e *Enforcer) tellUntold() {
+	if e.reported.untold == 0 {
+		return
+	}
+	e.tell(Incident{What: "reported", Route: e.reported.words, Path: "level", Seen: e.lookedAt, Count: e.reported.untold,
+		Reason: fmt.Sprintf("%d routes like this take protected traffic and stay: they are too many to be told one by one", e.reported.untold)})
+	e.reported.untold = 0
 }
 
 // report tells of a route that takes protected traffic and stays.

@@ -70,6 +70,7 @@ const rounds = 4
 func (e *Enforcer) level(ctx context.Context, why string) {
 	start := time.Now()
 	e.pace.stop()
+	e.tellRest()
 	settled, err := e.settleTable(ctx)
 	e.pace.read(start)
 	if err != nil {
@@ -198,6 +199,7 @@ func (e *Enforcer) carryOut(ctx context.Context, actions []plan.Action, on occas
 		progress = progress || (errs[i] == nil && a.Kind != plan.Forget)
 	}
 	e.forget(crossed...)
+	e.tellRest()
 	return progress
 }
 

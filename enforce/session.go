@@ -23,9 +23,9 @@ type session struct {
 	up      bool
 	loss    bool // the tunnel was there and vanished; the guard holds
 
-	removed, readded, restored uint64
-	unfit, notes               []string
-	doubts                     map[netip.Prefix]doubt // where the kernel said that packets go elsewhere
+	tally        tally
+	unfit, notes []string
+	doubts       map[netip.Prefix]doubt // where the kernel said that packets go elsewhere
 }
 
 // noLink stands for the interface of a tunnel that is gone while a guard holds

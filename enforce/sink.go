@@ -1,9 +1,12 @@
 package enforce
 
-import "sync/atomic"
+import (
+	"sync"
+	"sync/atomic"
+)
 
-// sinkDepth is how many events may wait for the Enforcer. Beyond it they are
-// counted and the table is marked dirty: the next dump finds what they said.
+// sinkDepth is how many events may wait for the Enforcer. Beyond it what they say
+// is grouped, and the table is marked dirty: the next dump finds the rest.
 const sinkDepth = 4096
 
 // Sink takes what a System's Watch has to tell. Its methods never wait and may
@@ -12,6 +15,9 @@ type Sink struct {
 	events chan Event
 	dirty  chan string
 	lost   atomic.Uint64
+
+	mu      sync.Mutex // guards grouped; held for the time of a look-up
+	grouped groups
 }
 
 // NewSink returns an empty sink.
@@ -19,14 +25,38 @@ func NewSink() *Sink {
 	return &Sink{events: make(chan Event, sinkDepth), dirty: make(chan string, 1)}
 }
 
-// Tell hands an event on.
+// Count counts what an event's answer changed, if it was not counted yet. A System
+// that keeps events for a while calls it before.
+func (s *Sink) Count(ev *Event) { ev.count() }
+
+// Tell counts an event and hands it on.
 func (s *Sink) Tell(ev Event) {
+	ev.count()
 	select {
 	case s.events <- ev:
 	default:
 		s.lost.Add(1)
+		s.group(&ev)
 		s.Dirty("events overran")
 	}
+}
+
+// group keeps of an event that finds no room what is told of many.
+func (s *Sink) group(ev *Event) {
+	if !ev.Removed && (!ev.Answer.Delete || ev.Err == nil) {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.grouped.add(ev, "edge")
+}
+
+func (s *Sink) takeGroups() groups {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := s.grouped
+	s.grouped = nil
+	return list
 }
 
 // Dirty says that the table may differ from what the events told, and why.

@@ -25,7 +25,7 @@ func (e *Enforcer) statusOf(s *session) SessionStatus {
 	st := SessionStatus{
 		Tunnel: s.Tunnel, State: s.state,
 		Protected: s.Protect, Excluded: e.excluded(s),
-		Removed: s.removed, Readded: s.readded, Restored: s.restored,
+		Removed: s.tally.removed.Load(), Readded: s.tally.readded.Load(), Restored: s.tally.restored.Load(),
 		Held: []HeldRoute{}, Contested: []Contest{}, Unenforceable: []string{}, Notes: []string{},
 	}
 	if s.link != 0 && s.id.Name != s.Tunnel {
@@ -121,13 +121,13 @@ func (e *Enforcer) note(a *plan.Action, err error, on occasion) {
 	}
 	switch a.Kind {
 	case plan.Put:
-		e.count(s, func(s *session) { s.readded++ })
+		e.count(s, func(s *session) { s.tally.readded.Add(1) })
 		e.log.info("put", "route", e.text(&a.Route), "reason", a.Why)
 	case plan.Remove:
-		e.count(s, func(s *session) { s.removed++ })
-		e.tell(e.removal(a, on))
+		e.count(s, func(s *session) { s.tally.removed.Add(1) })
+		e.tellRemoval(a, on)
 	case plan.Restore:
-		e.count(s, func(s *session) { s.restored++ })
+		e.count(s, func(s *session) { s.tally.restored.Add(1) })
 		e.log.info("restore", "route", e.text(&a.Route))
 	default:
 		e.log.info(a.Kind.String(), "route", e.text(&a.Route), "reason", a.Why)
@@ -162,4 +162,5 @@ func (e *Enforcer) auditPlan(pl *plan.Plan) {
 			e.reportText(a.Kind, &a.Route, a.Why)
 		}
 	}
+	e.tellUntold()
 }

@@ -52,6 +52,8 @@ or dropped as asked{{end}}; 1 when not, 3 when no daemon answers.
     seen, gone          RFC 3339; gone is absent while it stands
     exposed_us          microseconds from seen to gone
     path                edge (answered on arrival) or level (found in the table)
+    count               of many told as one because they came too fast: seen is the
+                        first, gone the last; absent for one
     error               absent when there was none
 {{if .Witness}}    packets, bytes,     what left outside the tunnel because of it, dropped ones
     dropped             included; absent when it was not measured, 0 is measured

@@ -176,9 +176,12 @@ func (s *System) answer(ev *enforce.Event) error {
 	var err error
 	if put := ev.Answer.Put; put != nil {
 		err = s.step("edge", plan.Action{Kind: plan.Put, Route: *put, First: true})
+		ev.Readded = err == nil
 	}
 	if ev.Answer.Delete {
-		err = errors.Join(err, s.step("edge", plan.Action{Kind: plan.Remove, Route: ev.Route, Verdict: ev.Answer.Verdict}))
+		gone := s.step("edge", plan.Action{Kind: plan.Remove, Route: ev.Route, Verdict: ev.Answer.Verdict})
+		ev.Removed = gone == nil
+		err = errors.Join(err, gone)
 	}
 	return err
 }

@@ -176,9 +176,12 @@ func (w *watcher) answer(ev enforce.Event, m message, e *entry) {
 			going = append(going, ev.Route)
 		}
 		ev.Err = w.put(put, going)
+		ev.Readded = ev.Err == nil
 	}
 	if ev.Answer.Delete {
-		ev.Err = errors.Join(ev.Err, w.remove(&ev.Route))
+		err := w.remove(&ev.Route)
+		ev.Removed = err == nil
+		ev.Err = errors.Join(ev.Err, err)
 	}
 	w.mu.Unlock()
 	ev.Done = time.Now()

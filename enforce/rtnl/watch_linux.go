@@ -237,13 +237,16 @@ func (w *watcher) answer(change enforce.Change, hdr *unix.NlMsghdr, body []byte,
 	ev := enforce.Event{Change: change, Answer: a, Seen: seen, Port: hdr.Pid}
 	if a.Put != nil {
 		ev.Idle, ev.Err = idle(addRoute(w.out, a.Put, true, 0))
+		ev.Readded = !ev.Idle && ev.Err == nil
 	}
 	if a.Delete {
 		var err error
 		ev.Idle, err = idle(deleteRoute(w.out, body, &w.route))
+		ev.Removed = !ev.Idle && err == nil
 		ev.Err = errors.Join(ev.Err, err)
 	}
 	ev.Done = time.Now()
+	w.sink.Count(&ev)
 	w.tell(ev, body)
 }
 

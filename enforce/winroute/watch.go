@@ -146,9 +146,12 @@ func (w *watcher) judge(change enforce.Change, n notice) {
 	w.mu.Lock()
 	if a.Put != nil {
 		ev.Err = w.put(a.Put)
+		ev.Readded = ev.Err == nil
 	}
 	if a.Delete {
-		ev.Err = errors.Join(ev.Err, w.remove(&ev.Route))
+		err := w.remove(&ev.Route)
+		ev.Removed = err == nil
+		ev.Err = errors.Join(ev.Err, err)
 	}
 	w.mu.Unlock()
 	ev.Done = time.Now()

@@ -5,6 +5,7 @@ package e2e
 import (
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -51,6 +52,50 @@ func TestFlood(t *testing.T) {
 	}
 	stopped(t, d)
 	sameTable(t, s.Client, "after the end", before)
+}
+
+// great is more routes than can be told one by one.
+const great = 120_000
+
+// TestFloodIsCounted: of a batch that no reader of events keeps up with each removal
+// is counted, the records tell of each, and memory stays small.
+func TestFloodIsCounted(t *testing.T) {
+	needs(t)
+	s := newStub(t)
+	before := s.Client.MainTable(t)
+	d := s.daemon(t)
+	var b strings.Builder
+	for i := range great {
+		fmt.Fprintf(&b, "route add 172.31.%d.%d via 10.77.0.66 metric %d\n", 1+i/250%200, 1+i%250, 1+i/50_000)
+	}
+	s.runBatch(t, b.String())
+	if !testenv.Until(6*patience, func() bool { return statusOf(t, s.prog).removed() >= great }) {
+		t.Errorf("%d removed", statusOf(t, s.prog).removed())
+	}
+	sameTable(t, s.Client, "after the flood", before)
+	st := statusOf(t, s.prog)
+	if st.removed() != great {
+		t.Errorf("%d removed, want %d", st.removed(), great)
+	}
+	if peak := peakMemory(t, d.Pid()); peak > 48<<10 {
+		t.Errorf("%d KiB of memory at its peak", peak)
+	}
+	stopped(t, d)
+	sameTable(t, s.Client, "after the end", before)
+}
+
+// peakMemory is the most that a process had of the machine's memory, in KiB.
+func peakMemory(t *testing.T, pid int) (kib int) {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(b), "VmHWM:")
+	if _, err := fmt.Sscan(rest, &kib); err != nil {
+		t.Fatalf("VmHWM: %v", err)
+	}
+	return kib
 }
 
 // TestFloodThatStood: as many stood before; this is the control too. None is
