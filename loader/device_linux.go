@@ -106,6 +106,7 @@ func (w *Witness) recheck() error {
 			w.cover(d, now)
 		}
 	}
+	w.lookUnseen(links)
 	return w.syncSubnets()
 }
 

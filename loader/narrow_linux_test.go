@@ -2,14 +2,18 @@ package loader
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -17,13 +21,20 @@ import (
 // run carries out a command in the namespace.
 func (n *node) run(line string) {
 	n.t.Helper()
+	if err := n.runs(line); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+func (n *node) runs(line string) error {
 	words := strings.Fields(line)
 	var out []byte
 	var err error
 	n.do(func() { out, err = exec.Command(words[0], words[1:]...).CombinedOutput() })
 	if err != nil {
-		n.t.Fatalf("%s: %v: %s", line, err, out)
+		return fmt.Errorf("%s: %w: %s", line, err, out)
 	}
+	return nil
 }
 
 // offer sends frames one by one, whatever becomes of them.
@@ -473,4 +484,36 @@ func TestKernelsOwnDiscovery(t *testing.T) {
 	soon(t, "the kernel's answer is exempt", func() bool { return s.reasons()[ExemptND] > before[ExemptND] })
 	forged := frame(mac("p0"), nil, ipv6(far, 58, 255, nd(136, hostAddr6, 8)))
 	s.stopped(s.host, "h0", map[string][]byte{"a process": forged})
+}
+
+// TestUnseen: what may pass unseen on this very host is told, and no more when it has gone.
+func TestUnseen(t *testing.T) {
+	s := newStage(t, Options{Recheck: 50 * time.Millisecond})
+	if st := s.status(); len(st.Unseen) != 0 {
+		t.Errorf("on a clean host: %q", st.Unseen)
+	}
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, License: "GPL", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 2), asm.Return()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer prog.Close()
+	s.host.try(func() error { return netlink.LinkSetXdpFd(byName("h0"), prog.FD()) })
+	s.host.run("nft add table netdev other")
+	s.host.run("nft add chain netdev other in0 { type filter hook ingress device h0 priority 0 ; }")
+	want := []string{"XDP program", "on h0 may send"}
+	if err := s.host.runs("nft add chain netdev other out0 { type filter hook egress device h0 priority 0 ; }"); err != nil {
+		t.Logf("no egress hook here (Linux 5.16): %v", err)
+	} else {
+		want = append(want, `nft chain "out0" of table netdev "other" is before the witness on the way out of h0`)
+	}
+	soon(t, "both are told", func() bool {
+		all := strings.Join(s.status().Unseen, "\n")
+		return !slices.ContainsFunc(want, func(part string) bool { return !strings.Contains(all, part) })
+	})
+	if all := strings.Join(s.status().Unseen, "\n"); strings.Contains(all, "in0") {
+		t.Errorf("a chain on the way in: %s", all)
+	}
+	s.host.run("nft delete table netdev other")
+	s.host.try(func() error { return netlink.LinkSetXdpFd(byName("h0"), -1) })
+	soon(t, "they have gone", func() bool { return len(s.status().Unseen) == 0 })
 }

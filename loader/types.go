@@ -242,6 +242,7 @@ type Status struct {
 	Unpinned   string        // why drops end with this process though the policy in force should outlive it; "" when they do not
 	Adopted    bool          // an earlier process's guard was taken over
 	Until      time.Time     // the deadline in force
+	Unseen     []string      // what on this host may send or change packets unseen, in words
 	Suppressed uint64        // samples held back by the rate limit
 	Lost       uint64        // samples that found no room
 }

@@ -83,6 +83,7 @@ or dropped as asked{{end}}; 1 when not, 3 when no daemon answers.
     guard, until        folder of what outlives the daemon; when drops end
     adopted, holding[]  a guard was taken over; tunnels that are away under one
     senders, gap        what naming senders lacks; why new interfaces have a gap
+    unseen[]            what on this host may send or change packets unseen
     suppressed, lost    samples held back or lost; counts are exact all the same
     interfaces[]        interface, mode, gap_us, error; displaced, by: how often
                         another TCX program was before culvert's, and which

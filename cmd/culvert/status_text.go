@@ -172,6 +172,7 @@ func printWitness(w io.Writer, st *report.Status) {
 	}
 	fmt.Fprintf(w, "; leaks are %s%s\n", leaksAre(x), conditions(x, len(st.Sessions)))
 	printDNS(w, st.Leaks)
+	printList(w, "may go unseen", x.Unseen)
 }
 
 // printDNS says in a sentence each which name servers were asked outside the

@@ -151,6 +151,7 @@ type Witness struct {
 	Holding    []string  `json:"holding,omitempty"`   // tunnels that are away while a guard holds
 	Senders    string    `json:"senders,omitempty"`   // what the naming of senders lacks
 	Gap        string    `json:"gap,omitempty"`       // why new interfaces are not watched from their first packet
+	Unseen     []string  `json:"unseen,omitempty"`    // what on this host may send or change packets unseen
 	Suppressed uint64    `json:"suppressed"`          // samples held back; counts are exact all the same
 	Lost       uint64    `json:"lost"`                // samples that found no room
 	Interfaces []Watched `json:"interfaces"`          // how each is watched

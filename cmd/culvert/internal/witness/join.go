@@ -355,6 +355,7 @@ func (j *Join) state() report.Witness {
 	}
 	w.Holding = holding
 	w.Guard, w.Until, w.Adopted = st.Guarded, st.Until, st.Adopted
+	w.Unseen = st.Unseen
 	w.Senders, w.Gap, w.Suppressed, w.Lost = st.Senders, st.Early, st.Suppressed, st.Lost+j.missed.Load()
 	for _, i := range st.Interfaces {
 		w.Interfaces = append(w.Interfaces, watched(i))
