@@ -24,8 +24,8 @@ func (e *Enforcer) edge(change Change, r *plan.Route) Answer {
 	return a
 }
 
-// answerDeleted puts a tunnel's own route back. A host route that is excluded
-// may be the transport's: the level path knows.
+// answerDeleted puts a tunnel's own route back. What leads to a server may be
+// what the transport leans on: the level path knows.
 func answerDeleted(v *view, r *plan.Route, a *Answer) {
 	en := a.Verdict.Entry
 	switch a.Verdict.Decision {
@@ -38,7 +38,7 @@ func answerDeleted(v *view, r *plan.Route, a *Answer) {
 			a.Put = &en.Route
 		}
 	case plan.Keep:
-		a.Tell = a.Verdict.Reason == plan.InExcluded && r.Dst.IsSingleIP()
+		a.Tell = v.policy.Carries(r)
 	}
 }
 
@@ -49,6 +49,8 @@ func answerAdded(v *view, r *plan.Route, a *Answer) {
 	switch a.Verdict.Decision {
 	case plan.Report:
 		a.Tell = true
+	case plan.Keep:
+		a.Tell = v.policy.Carries(r)
 	case plan.Conflict:
 		a.Tell = true
 		if v.audit {

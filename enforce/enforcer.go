@@ -189,6 +189,7 @@ func (e *Enforcer) reopen() error {
 		return fmt.Errorf("load sessions: %w", err)
 	}
 	for _, k := range kept {
+		k.Session.Protect = withoutServers(k.Session) // earlier versions took them
 		s := &session{Session: k.Session, asked: k.Session, state: Connecting, id: k.Link}
 		switch {
 		case e.rejoin(&k):

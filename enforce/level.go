@@ -126,6 +126,7 @@ func (e *Enforcer) round(ctx context.Context) (settled bool, err error) {
 	if progress {
 		return false, nil
 	}
+	e.swallowed(pl.Swallowed)
 	e.verify(ctx, pl.Missing)
 	e.settle(pl.Missing)
 	return true, nil

@@ -185,6 +185,13 @@ func CheckInterfacePattern(pattern string) error {
 	return nil
 }
 
+// withoutServers returns what a session protects, less its servers' own addresses.
+func withoutServers(s Session) []netip.Prefix {
+	return slices.DeleteFunc(slices.Clone(s.Protect), func(p netip.Prefix) bool {
+		return p.IsSingleIP() && slices.ContainsFunc(s.Servers, func(srv Server) bool { return srv.Addr.Addr().Unmap() == p.Addr() })
+	})
+}
+
 // Excludes reports whether the session leaves an interface of this name alone.
 func (s *Session) Excludes(name string) bool { return matchesInterface(s.ExcludeInterfaces, name) }
 
@@ -207,6 +214,10 @@ func checkPrefixes(s Session) error {
 		if !slices.Contains(s.Protect, p) {
 			return &InputError{Input: p.String(), Text: "is said to be in another table but is not protected; protect it too"}
 		}
+	}
+	if kept := withoutServers(s); len(kept) < len(s.Protect) {
+		own := slices.DeleteFunc(slices.Clone(s.Protect), func(p netip.Prefix) bool { return slices.Contains(kept, p) })
+		return &InputError{Input: own[0].String(), Text: "is the VPN server's own address, which the tunnel's packets reach outside it; leave it out of what is protected"}
 	}
 	for _, srv := range s.Servers {
 		_, ports, ok := Transport(srv.Proto)

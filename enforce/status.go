@@ -95,6 +95,20 @@ func (e *Enforcer) fail(v plan.Verdict, err error) {
 	}
 }
 
+// swallowed fails the sessions whose servers are reached through their own tunnels
+// alone: such a VPN is dead.
+func (e *Enforcer) swallowed(routes []plan.Route) {
+	for i := range routes {
+		r := &routes[i]
+		s := e.sessionOn(r.Hop.Link)
+		if s == nil || s.err != nil || e.opt.Audit {
+			continue
+		}
+		s.err = fmt.Errorf("the VPN server %v is reached through its own tunnel: %s stands, and no route of culvert's can lead past it; delete it, and keep the VPN from adding it",
+			r.Dst.Addr(), e.text(r))
+	}
+}
+
 func (e *Enforcer) failAll(err error) {
 	e.log.error("table cannot be judged", "err", err)
 	for _, s := range e.sessions {

@@ -79,7 +79,10 @@ type Plan struct {
 	Policy   *Policy        // the input's, refined by what the table taught
 	Missing  []netip.Prefix // protected prefixes that had no tunnel route
 	Reported []Route        // routes that take protected traffic by the operator's word
-	Unfit    []Finding      // protected addresses that routing cannot protect
+	// Swallowed are routes that send a server's packets into the server's own
+	// tunnel, and that cannot be got round.
+	Swallowed []Route
+	Unfit     []Finding // protected addresses that routing cannot protect
 }
 
 // Settled reports whether the table was already right: nothing to add or delete.
@@ -92,6 +95,7 @@ func (pl *Plan) Settled() bool {
 // grows with the conflicts, not with the table.
 func Make(in Input) Plan {
 	m := maker{in: in, p: in.Policy, seen: map[netip.Prefix]Route{}, owed: map[netip.Prefix]Route{}, bySlot: map[Slot][]int{}}
+	m.behind, m.ahead, m.nextHops = map[Route]bool{}, map[netip.Prefix]bool{}, map[Hop]bool{}
 	m.book, m.ways = newAddressBook(in.Links), newWays(in.Held)
 	m.paths = m.p.servers()
 	for r := range in.Table {
@@ -104,6 +108,7 @@ func Make(in Input) Plan {
 	m.remove()
 	m.restore()
 	m.withdraw()
+	m.swallowed()
 	m.unfit()
 	m.out.Policy = m.p
 	return m.out
@@ -116,6 +121,7 @@ type maker struct {
 	ways       ways
 	fates      []fate // of the held routes, by their place in the input
 	candidates []candidate
+	onLink     []int                  // of the candidates: those with no gateway
 	bySlot     map[Slot][]int         // indices of the candidates
 	stay       Slot                   // of the last route read that stays
 	own        []Route                // our own routes that do not carry protected traffic
@@ -123,38 +129,13 @@ type maker struct {
 	seen       map[netip.Prefix]Route // the tunnel's standing route for each protected prefix
 	owed       map[netip.Prefix]Route // the same, of those held: they come back
 	paths      []path
-	wanted     []Route        // own host routes that must stand, in the order to put them
-	gateways   []netip.Prefix // those of them that are next hops
-	lostWay    bool           // no way to one of the servers is known now
+	wanted     []Route               // own host routes that must stand, in the order to put them
+	gateways   []netip.Prefix        // those of them that are next hops
+	behind     map[Route]bool        // of own: those that stand behind a rival
+	ahead      map[netip.Prefix]bool // of wanted: those that have to stand ahead of one
+	nextHops   map[Hop]bool          // gateways of excluded routes
+	lostWay    bool                  // no way to one of the servers is known now
 	out        Plan
-}
-
-// path is how the transport reaches one server outside the tunnel.
-type path struct {
-	server   netip.Addr
-	cover    *Entry // protected prefix that would take the server's packets, or nil
-	best     Route  // longest route outside every tunnel, standing or held
-	found    bool
-	trusted  bool // best was not put there by whoever adds conflicts
-	survives bool // a route that stays sends the server's packets outside
-}
-
-// servers returns one empty path per transport endpoint.
-func (p *Policy) servers() []path {
-	var out []path
-	for i := range p.spec.Sessions {
-		for _, a := range p.spec.Sessions[i].Servers {
-			if InIgnored(netip.PrefixFrom(a, a.BitLen())) {
-				continue // a proxy on this host, say: its packets are let be anyway
-			}
-			pa := path{server: a}
-			if e, ok := p.protect.Lookup(a); ok && !e.OtherTable {
-				pa.cover = e
-			}
-			out = append(out, pa)
-		}
-	}
-	return out
 }
 
 // isTunnel reports whether the link is the tunnel of any session.
@@ -167,10 +148,11 @@ func (m *maker) read(r *Route) {
 	v := Judge(m.p, r)
 	m.ways.take(r)
 	if r.Origin == Own && v.Decision != Ours {
-		m.own = append(m.own, r.Clone())
+		m.readOwn(r)
 		return
 	}
 	m.follow(r, v)
+	m.readExcluded(r, v)
 	if v.Shared && divisible(r) {
 		// Only the foreign legs can have to go: the tunnel's are its route.
 		rest := withLegs(*r, func(h Hop) bool { return h.Link == v.Entry.Tunnel })
@@ -187,6 +169,15 @@ func (m *maker) read(r *Route) {
 	case v.Decision == Report:
 		m.stays(r)
 		m.out.Reported = append(m.out.Reported, r.Clone())
+	}
+}
+
+// readOwn notes a route of ours, and whether it stands where it never wins.
+func (m *maker) readOwn(r *Route) {
+	own := r.Clone()
+	m.own = append(m.own, own)
+	if r.Dst.Addr().Is4() && slices.ContainsFunc(m.paths, func(pa path) bool { return pa.loops && pa.rival.Slot() == r.Slot() }) {
+		m.behind[own] = true
 	}
 }
 
@@ -218,53 +209,6 @@ func (m *maker) see(r *Route, e *Entry) {
 	if old, ok := m.seen[r.Dst]; !ok || r.Metric < old.Metric {
 		m.seen[r.Dst] = r.Clone()
 	}
-}
-
-// follow notes whether r is a better way to a server than the ways seen so far.
-func (m *maker) follow(r *Route, v Verdict) {
-	for i := range m.paths {
-		pa := &m.paths[i]
-		if !r.Dst.Contains(pa.server) || !m.carriesTransport(r) {
-			continue
-		}
-		if trusted := m.trusted(r, v); !pa.found || trusted && !pa.trusted || trusted == pa.trusted && better(r, &pa.best) {
-			pa.best, pa.found, pa.trusted = r.Clone(), true, trusted
-		}
-		stays := v.Reason == InExcluded || v.Decision == Report
-		if stays && pa.cover != nil && r.Dst.Bits() > pa.cover.Prefix.Bits() {
-			pa.survives = true
-		}
-	}
-}
-
-// couldStand reports whether a route's interface is in use for its family. A
-// held way that was left behind in another network must not be followed.
-func (m *maker) couldStand(r *Route) bool {
-	l := m.book.links[r.Hop.Link]
-	return l != nil && l.Up && slices.ContainsFunc(l.Addrs, func(a netip.Prefix) bool { return a.Addr().Is4() == r.Dst.Addr().Is4() })
-}
-
-// trusted reports whether the transport may follow a route if it has the
-// choice. A conflict that came while connected may be there to lead it astray,
-// and goes at once; it is followed where there is no other way, as after a
-// change of networks.
-func (m *maker) trusted(r *Route, v Verdict) bool {
-	return v.Decision != Conflict || m.in.Baseline || (r.Connected() || r.leasedLink()) && m.book.hasAddress(r) || Superseded(m.in.Held, r, nil) != 0
-}
-
-func (m *maker) carriesTransport(r *Route) bool {
-	return r.Type == Unicast && !r.Dead && r.TOS == 0 && !r.Src.IsValid() &&
-		r.Hop.Link != 0 && !m.p.isTunnel(r.Hop.Link)
-}
-
-// better orders the ways to one address as a lookup would, and breaks a tie by
-// content so that the answer does not depend on the order of reading.
-func better(a, b *Route) bool {
-	return cmp.Or(
-		cmp.Compare(b.Dst.Bits(), a.Dst.Bits()),
-		cmp.Compare(a.Metric, b.Metric),
-		Compare(*a, *b),
-	) < 0
 }
 
 // readHeld lets held routes show the way to a server too: the only default
@@ -302,6 +246,7 @@ func (m *maker) refine() {
 	for i := range m.paths {
 		m.want(&m.paths[i])
 	}
+	m.wantNextHops()
 	spec := m.p.spec
 	var pins []netip.Prefix
 	for _, r := range m.wanted {
@@ -340,103 +285,14 @@ func (m *maker) mergeSeen() []Route {
 	return out
 }
 
-// want adds the host routes that one server's path needs to the wanted ones.
-func (m *maker) want(pa *path) {
-	host := netip.PrefixFrom(pa.server, pa.server.BitLen())
-	if !pa.found {
-		// The way is unknown now: what stands is the best guess, the gateway's too.
-		m.lostWay = true
-		for _, hop := range m.keepOwn(host) {
-			if hop.Via.IsValid() {
-				m.keepOwn(netip.PrefixFrom(hop.Via, hop.Via.BitLen()))
-			}
-		}
-		return
-	}
-	for hop := range pa.best.Hops() {
-		if via := hop.Via; via.IsValid() && !m.p.isTunnel(hop.Link) {
-			m.wantGateway(hop)
-		}
-	}
-	if pa.cover == nil || (pa.survives && !m.hasOwn(host)) {
-		return
-	}
-	r := Route{Dst: host, Hop: pa.best.Hop, PrefSrc: pa.best.PrefSrc, Origin: Own}
-	m.wantRoute(r)
-}
-
-// wantGateway keeps a gateway reachable whose on-link route is or goes out.
-// Without it a strict reverse-path filter stops answering the gateway's ARP.
-func (m *maker) wantGateway(hop Hop) {
-	host := netip.PrefixFrom(hop.Via, hop.Via.BitLen())
-	if InIgnored(host) {
-		return
-	}
-	if c, ok := m.lostCover(hop); ok {
-		m.wantRoute(Route{Dst: host, Hop: Hop{Link: hop.Link}, PrefSrc: c.PrefSrc, Origin: Own})
-		m.gateways = append(m.gateways, host)
-	}
-}
-
-// lostCover returns the on-link route that held the gateway and conflicts.
-func (m *maker) lostCover(hop Hop) (best Route, ok bool) {
-	try := func(r *Route) {
-		if r.OnLink() && r.Hop.Link == hop.Link && r.Dst.Contains(hop.Via) && (!ok || better(r, &best)) {
-			best, ok = *r, true
-		}
-	}
-	for i := range m.candidates {
-		// A host route to the gateway counts although the pinhole spares it: it
-		// must call for the same pinhole after the pinhole stands as before.
-		r := &m.candidates[i].route
-		if v := Judge(m.p, r); (r.Dst.IsSingleIP() || v.Decision == Conflict) && m.trusted(r, v) {
-			try(r)
-		}
-	}
-	for i := range m.fates {
-		if m.fates[i].why == "" {
-			try(&m.fates[i].rest)
-		}
-	}
-	return best, ok
-}
-
-func (m *maker) wantRoute(r Route) {
-	if r.Dst.Addr().Is6() {
-		r.Metric = ownMetric6
-	}
-	if !slices.ContainsFunc(m.wanted, r.Same) {
-		m.wanted = append(m.wanted, r)
-	}
-}
-
-// keepOwn wants our own standing routes to a host, and returns where they lead.
-func (m *maker) keepOwn(dst netip.Prefix) (hops []Hop) {
-	for i := range m.own {
-		if m.own[i].Dst == dst && !m.p.isTunnel(m.own[i].Hop.Link) {
-			m.wantRoute(m.own[i].asWanted())
-			hops = append(hops, m.own[i].Hop)
-		}
-	}
-	return hops
-}
-
-func (m *maker) hasOwn(dst netip.Prefix) bool {
-	return slices.ContainsFunc(m.own, func(r Route) bool { return r.Dst == dst })
-}
-
-// asWanted reduces one of our own standing routes to what we would ask for.
-func (r Route) asWanted() Route {
-	return Route{Dst: r.Dst, Hop: r.Hop, PrefSrc: r.PrefSrc, Origin: Own}
-}
-
 // put adds what must exist: the transport's way first, then the tunnel's routes.
 func (m *maker) put() {
 	for _, w := range m.wanted {
 		if !m.stands(w) {
 			// Behind an equal one of the VPN's own: its client deletes the first
 			// that fits, which must not be ours.
-			m.out.Actions = append(m.out.Actions, Action{Kind: Put, Route: w, Why: "keeps the way to the VPN server"})
+			// Ahead of one that leads into the tunnel, which would win.
+			m.out.Actions = append(m.out.Actions, Action{Kind: Put, Route: w, First: m.ahead[w.Dst], Why: "keeps the way to the VPN server"})
 		}
 	}
 	for e := range m.p.Entries() {
@@ -448,21 +304,6 @@ func (m *maker) put() {
 			m.out.Actions = append(m.out.Actions, Action{Kind: Put, Route: m.stead(e), First: true, Why: "the tunnel's route must exist"})
 		}
 	}
-}
-
-// stands reports whether a wanted host route is there. IPv6 does not tell ours
-// from another's that goes the same way, and makes one multipath route of those
-// of one metric.
-func (m *maker) stands(w Route) bool {
-	return slices.ContainsFunc(m.own, func(o Route) bool { return o.serves(w) }) ||
-		slices.ContainsFunc(m.twins, func(o Route) bool {
-			return o.Slot() == w.Slot() && slices.Contains(slices.Collect(o.Hops()), w.Hop)
-		})
-}
-
-// serves reports whether a standing route of ours is the wanted one.
-func (r Route) serves(w Route) bool {
-	return r.Dst == w.Dst && r.Hop == w.Hop && (!w.PrefSrc.IsValid() || r.PrefSrc == w.PrefSrc)
 }
 
 // remove deletes what the refined policy still calls a conflict.
@@ -601,7 +442,7 @@ func (m *maker) restore() {
 func (m *maker) withdraw() {
 	slices.SortStableFunc(m.own, Compare)
 	for _, o := range m.own {
-		if !slices.ContainsFunc(m.wanted, o.serves) {
+		if m.behind[o] || !slices.ContainsFunc(m.wanted, o.serves) {
 			m.out.Actions = append(m.out.Actions, Action{Kind: Withdraw, Route: o, Why: "no longer needed"})
 		}
 	}

@@ -237,3 +237,77 @@ func TestReported(t *testing.T) {
 		t.Errorf("unfit %q, want %q", unfit, want)
 	}
 }
+
+// TestServersWayWins: a host route to the server by its own tunnel stands (the
+// VPN pushed it, or the server is the tunnel's peer). Ours goes ahead of it, or it
+// is said that none can.
+func TestServersWayWins(t *testing.T) {
+	const pushed, peer = "203.0.113.5/32 via 10.8.0.1 dev tun0", "203.0.113.5/32 dev tun0 proto kernel src 10.8.0.2"
+	const put, ours = "203.0.113.5/32 via 192.168.1.1 dev eth0", "203.0.113.5/32 via 192.168.1.1 dev eth0 proto own"
+	full := session("0.0.0.0/1 128.0.0.0/1", server("203.0.113.5"))
+	split := session("10.0.0.0/8", server("203.0.113.5"))
+	vpn := []string{"0.0.0.0/1 dev tun0", "128.0.0.0/1 dev tun0", "10.0.0.0/8 dev tun0", gateway}
+	kept := session("0.0.0.0/1 128.0.0.0/1", func(s *plan.Session) {
+		s.Servers, s.Exclude = []netip.Addr{netip.MustParseAddr("203.0.113.5")}, prefixes("203.0.113.0/24")
+	})
+	two := session("0.0.0.0/1 128.0.0.0/1", server("203.0.113.5"))
+	two.Sessions = append(two.Sessions, plan.Session{Tunnel: tun1, TunnelUp: true, Protect: prefixes("fd00::/8"), OtherTable: prefixes("fd00::/8")})
+	for _, s := range []situation{
+		{name: "pushed, full", spec: full, table: append(vpn, pushed), want: []string{"put " + put + " [ahead]"}},
+		{name: "pushed, split", spec: split, table: append(vpn, pushed), want: []string{"put " + put + " [ahead]"}},
+		{name: "the tunnel's peer", spec: full, table: append(vpn, peer), want: []string{"put " + put + " [ahead]"}},
+		{name: "ahead already", spec: full, table: append(vpn, ours, pushed)},
+		{name: "behind: it is put anew", spec: full, table: append(vpn, pushed, ours), want: []string{"put " + put + " [ahead]", "withdraw " + ours}},
+		{name: "a route that survives is not as long", spec: kept, table: append(vpn, pushed, "203.0.113.0/24 via 192.168.1.1 dev eth0"), want: []string{"put " + put + " [ahead]"}},
+		{name: "a route that survives, and no rival", spec: kept, table: append(vpn, "203.0.113.0/24 via 192.168.1.1 dev eth0")},
+		{name: "a rival with a higher metric never wins, and ours is put all the same", spec: full, table: append(vpn, pushed+" metric 9"), want: []string{"put " + put + " [ahead]"}},
+		{name: "another session's tunnel may carry it", spec: two, table: append(vpn, "203.0.113.5/32 dev tun1"), want: []string{"put " + put}},
+	} {
+		t.Run(s.name, func(t *testing.T) {
+			if pl := s.run(t); len(pl.Swallowed) > 0 {
+				t.Errorf("swallowed by %v", pl.Swallowed)
+			}
+		})
+	}
+	six := session("::/1 8000::/1", server("2001:db8:77::5"))
+	vpn6 := []string{"::/1 dev tun0", "8000::/1 dev tun0", "::/0 via fe80::1 dev eth0 metric 1024"}
+	for _, s := range []struct {
+		situation
+		swallowed bool
+	}{
+		{situation{name: "IPv6, at the usual metric", spec: six, table: append(vpn6, "2001:db8:77::5/128 dev tun0 metric 1024"),
+			want: []string{"put 2001:db8:77::5/128 via fe80::1 dev eth0 metric 1 [ahead]"}}, false},
+		{situation{name: "IPv6, at the lowest", spec: six, table: append(vpn6, "2001:db8:77::5/128 dev tun0 metric 1"),
+			want: []string{"put 2001:db8:77::5/128 via fe80::1 dev eth0 metric 1 [ahead]"}}, true},
+		{situation{name: "no way outside at all", spec: full, table: append(vpn[:3:3], pushed)}, true},
+	} {
+		t.Run(s.name, func(t *testing.T) {
+			if pl := s.run(t); (len(pl.Swallowed) > 0) != s.swallowed {
+				t.Errorf("swallowed by %v", pl.Swallowed)
+			}
+		})
+	}
+}
+
+// TestGatewaysOfExcludedRoutes: the next hop of what is excluded stays reachable
+// as a server's does. (The server is a proxy on this host, its far end excluded.)
+func TestGatewaysOfExcludedRoutes(t *testing.T) {
+	spec := session("0.0.0.0/1 128.0.0.0/1", func(s *plan.Session) {
+		s.Servers, s.Exclude = []netip.Addr{netip.MustParseAddr("127.0.0.1")}, prefixes("203.0.113.9/32")
+	})
+	vpn := []string{"0.0.0.0/1 dev tun0", "128.0.0.0/1 dev tun0", gateway, "203.0.113.9/32 via 192.168.1.1 dev eth0"}
+	const put, ours = "192.168.1.1/32 dev eth0 src 192.168.1.10", "192.168.1.1/32 dev eth0 proto own src 192.168.1.10"
+	for _, s := range []situation{
+		{name: "put before the subnet goes", spec: spec, baseline: true, table: append(vpn, lan), want: []string{"put " + put, "remove " + lan + " [hold]"}},
+		{name: "kept while the subnet is out", spec: spec, table: append(vpn, ours), held: []plan.Held{held(1, lan)}},
+		{name: "no more than needed", spec: spec, table: append(vpn[:3:3], lan), want: []string{"remove " + lan + " [hold]"}},
+	} {
+		t.Run(s.name, func(t *testing.T) {
+			pl := s.run(t)
+			class, _ := pl.Policy.Lookup(netip.MustParseAddr("192.168.1.1"))
+			if want := len(s.table) > 4 && s.name != "no more than needed"; (class == plan.Gateway) != want {
+				t.Errorf("the router is %v", class)
+			}
+		})
+	}
+}

@@ -23,6 +23,9 @@ type candidate struct {
 func (m *maker) consider(r *Route) {
 	slot := r.Slot()
 	m.bySlot[slot] = append(m.bySlot[slot], len(m.candidates))
+	if r.OnLink() {
+		m.onLink = append(m.onLink, len(m.candidates))
+	}
 	m.candidates = append(m.candidates, candidate{route: r.Clone(), behind: slot == m.stay})
 }
 

@@ -223,6 +223,24 @@ func (p *Policy) MayPut(e *Entry) bool {
 	return s.TunnelUp && !s.Withdrawing && !e.OtherTable
 }
 
+// Carries reports whether a route leads to a server or to a gateway that is kept
+// reachable: the transport's way may change with it.
+func (p *Policy) Carries(r *Route) bool {
+	for i := range p.spec.Sessions {
+		for _, a := range p.spec.Sessions[i].Servers {
+			if r.Dst.Contains(a) {
+				return true
+			}
+		}
+	}
+	for _, pin := range p.spec.Pinholes {
+		if r.Dst == pin {
+			return true
+		}
+	}
+	return false
+}
+
 // Lookup returns the class of one address and the entry that gives it; the
 // entry is nil when the address is unlisted or ignored.
 func (p *Policy) Lookup(a netip.Addr) (Class, *Entry) {

@@ -261,6 +261,8 @@ func (c *Call) Session() (enforce.Session, error) {
 			s.Protect = append(s.Protect, r.Prefix)
 		}
 	}
+	// A route to the server itself by the tunnel would be the tunnel's end.
+	s.Protect = slices.DeleteFunc(s.Protect, func(p netip.Prefix) bool { return p.IsSingleIP() && c.isServer(p.Addr()) })
 	s.Protect, s.Exclude = c.merge(s.Protect, s.Exclude)
 	switch {
 	case c.tooMany:
