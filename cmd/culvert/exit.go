@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"strings"
 
 	"github.com/culvert-project/culvert/cmd/culvert/internal/control"
+	"github.com/culvert-project/culvert/cmd/culvert/internal/plain"
 	"github.com/culvert-project/culvert/cmd/culvert/internal/session"
 	"github.com/culvert-project/culvert/enforce"
 )
@@ -79,6 +81,12 @@ func exitCode(err error) int {
 // complain says an error to a person, unless the command has said it already.
 func complain(w io.Writer, err error) {
 	if err != nil && !errors.Is(err, errQuiet) {
-		fmt.Fprintf(w, "culvert: %v\n", err) //nolint:errcheck // there is nowhere else to say it
+		for i, line := range strings.Split(err.Error(), "\n") {
+			begin := "culvert: "
+			if i > 0 {
+				begin = "  " // whoever put an end of a line into a name begins no message with it
+			}
+			plain.Fprintf(w, "%s%s\n", begin, line) //nolint:errcheck // there is nowhere else to say it
+		}
 	}
 }

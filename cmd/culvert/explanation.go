@@ -1,12 +1,12 @@
 package main
 
 import (
-	"fmt"
 	"io"
 	"net/netip"
 	"slices"
 	"strings"
 
+	"github.com/culvert-project/culvert/cmd/culvert/internal/plain"
 	"github.com/culvert-project/culvert/cmd/culvert/internal/witness"
 	"github.com/culvert-project/culvert/enforce"
 	"github.com/culvert-project/culvert/enforce/plan"
@@ -180,28 +180,28 @@ func (e *explanation) owns(index uint32) bool {
 func (e *explanation) name(index uint32) string { return e.names[index] }
 
 func (e *explanation) print(w io.Writer) {
-	fmt.Fprintf(w, "address  %s\n", e.dst)
-	fmt.Fprintf(w, "policy   %s\n", e.policy)
+	plain.Fprintf(w, "address  %s\n", e.dst)
+	plain.Fprintf(w, "policy   %s\n", e.policy)
 	route := enforce.RouteText(&e.answer.route, e.name, protocolName)
 	switch {
 	case e.answer.refused != nil:
-		fmt.Fprintf(w, "kernel   no way: %v\n", e.answer.refused)
+		plain.Fprintf(w, "kernel   no way: %v\n", e.answer.refused)
 	case e.answer.onLink:
-		fmt.Fprintf(w, "kernel   no route leads there; it is taken to be on the link of %s\n", e.device)
+		plain.Fprintf(w, "kernel   no route leads there; it is taken to be on the link of %s\n", e.device)
 	default:
-		fmt.Fprintf(w, "kernel   %s\n", route)
+		plain.Fprintf(w, "kernel   %s\n", route)
 	}
 	if e.answer.table != "" {
-		fmt.Fprintf(w, "table    %s\n", e.answer.table)
+		plain.Fprintf(w, "table    %s\n", e.answer.table)
 	}
 	if e.answer.rule != "" {
-		fmt.Fprintf(w, "rule     %s\n", e.answer.rule)
+		plain.Fprintf(w, "rule     %s\n", e.answer.rule)
 	}
 	for _, rule := range e.answer.unless {
-		fmt.Fprintf(w, "unless   %s\n", rule)
+		plain.Fprintf(w, "unless   %s\n", rule)
 	}
-	fmt.Fprintf(w, "verdict  %s\n", e.verdict)
+	plain.Fprintf(w, "verdict  %s\n", e.verdict)
 	if e.note != "" {
-		fmt.Fprintf(w, "note     %s\n", e.note)
+		plain.Fprintf(w, "note     %s\n", e.note)
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"text/tabwriter"
@@ -9,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/culvert-project/culvert/cmd/culvert/internal/control"
+	"github.com/culvert-project/culvert/cmd/culvert/internal/plain"
 	"github.com/culvert-project/culvert/cmd/culvert/internal/report"
 )
 
@@ -99,27 +101,27 @@ func printLeaks(w io.Writer, doc leaksDoc) {
 		printExempt(w, doc.Leaks)
 	}
 	if doc.Witness.Error != "" {
-		fmt.Fprintf(w, "leaks are %s; NOT AS IT SHOULD BE: %s\n", leaksAre(&doc.Witness), doc.Witness.Error)
+		plain.Fprintf(w, "leaks are %s; NOT AS IT SHOULD BE: %v\n", leaksAre(&doc.Witness), errors.New(doc.Witness.Error))
 	}
 }
 
 func printFindings(w io.Writer, doc leaksDoc) {
 	switch {
 	case doc.Leaks == nil:
-		fmt.Fprintf(w, "packets are not watched: %s\n", doc.Witness.Reason)
+		plain.Fprintf(w, "packets are not watched: %s\n", doc.Witness.Reason)
 		return
 	case doc.Leaks.Packets == 0:
-		fmt.Fprintln(w, "no packet has leaked")
+		plain.Fprintln(w, "no packet has leaked")
 		return
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "PACKETS\tDROPPED\tBYTES\tWHO\tTO\tBY\tWHY")
+	plain.Fprintf(t, "PACKETS\tDROPPED\tBYTES\tWHO\tTO\tBY\tWHY\n")
 	for i := range doc.Leaks.By {
 		f := &doc.Leaks.By[i]
-		fmt.Fprintf(t, "%d\t%d\t%d\t%s\t%s\t%s\t%s\n", f.Packets, f.Dropped, f.Bytes, whoSent(f), f.To, f.Interface, why(f))
+		plain.Fprintf(t, "%d\t%d\t%d\t%s\t%s\t%s\t%s\n", f.Packets, f.Dropped, f.Bytes, whoSent(f), f.To, f.Interface, why(f))
 	}
 	_ = t.Flush()
-	fmt.Fprintf(w, "in all %s\n", leaked(doc.Leaks.Totals))
+	plain.Fprintf(w, "in all %s\n", leaked(doc.Leaks.Totals))
 }
 
 func whoSent(f *report.Finding) string {

@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 	"runtime"
+
+	"github.com/culvert-project/culvert/cmd/culvert/internal/plain"
 )
 
 func main() {
@@ -17,8 +19,12 @@ func main() {
 	os.Exit(execute(os.Args[1:], os.Stdout, os.Stderr))
 }
 
+// throughWall makes plain what is printed, by whatever means.
+func throughWall(w io.Writer) io.Writer { return plain.Writer{To: w} }
+
 // execute runs one command line and returns its exit code.
 func execute(args []string, stdout, stderr io.Writer) int {
+	stdout, stderr = throughWall(stdout), throughWall(stderr)
 	root := newRoot(here)
 	root.SetArgs(args)
 	root.SetOut(stdout)

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -9,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/culvert-project/culvert/cmd/culvert/internal/config"
+	"github.com/culvert-project/culvert/cmd/culvert/internal/plain"
 	"github.com/culvert-project/culvert/cmd/culvert/internal/session"
 	"github.com/culvert-project/culvert/enforce"
 )
@@ -201,7 +201,7 @@ func printPlan(w io.Writer, doc planDoc) {
 		}
 	}
 	if len(doc.Actions) == 0 {
-		fmt.Fprintln(w, "nothing would change: the table is right")
+		plain.Fprintln(w, "nothing would change: the table is right")
 	}
 	group(w, "Would be removed, and given back at the end", removed)
 	group(w, "Would be added, as routes of the tunnel", put)
@@ -217,9 +217,9 @@ func group(w io.Writer, heading string, lines []string) {
 	if len(lines) == 0 {
 		return
 	}
-	fmt.Fprintln(w, heading+":")
+	plain.Fprintln(w, heading+":")
 	for _, line := range lines {
-		fmt.Fprintln(w, "  "+line)
+		plain.Fprintln(w, "  "+line)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/culvert-project/culvert/cmd/culvert/internal/config"
+	"github.com/culvert-project/culvert/cmd/culvert/internal/plain"
 	"github.com/culvert-project/culvert/enforce"
 )
 
@@ -88,6 +89,6 @@ func printRecovered(w io.Writer, rec enforce.Recovered) {
 	group(w, "Forgotten, what they needed is gone", rec.Forgotten)
 	group(w, "Still out", rec.Pending)
 	if len(rec.Restored)+len(rec.Withdrawn)+len(rec.Forgotten)+len(rec.Pending) == 0 {
-		fmt.Fprintln(w, "nothing to recover")
+		plain.Fprintln(w, "nothing to recover")
 	}
 }

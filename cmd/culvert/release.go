@@ -12,6 +12,7 @@ import (
 
 	"github.com/culvert-project/culvert/cmd/culvert/internal/config"
 	"github.com/culvert-project/culvert/cmd/culvert/internal/control"
+	"github.com/culvert-project/culvert/cmd/culvert/internal/plain"
 	"github.com/culvert-project/culvert/enforce"
 	"github.com/culvert-project/culvert/loader"
 )
@@ -123,7 +124,7 @@ func releaseLeft(cmd *cobra.Command, s config.Settings) error {
 		return err
 	}
 	p := &printer{w: cmd.OutOrStdout()}
-	fmt.Fprintln(p, "no guard holds any more")
+	plain.Fprintln(p, "no guard holds any more")
 	printRecovered(p, rec)
 	if p.err == nil && len(rec.Pending) > 0 {
 		return errPending(rec)

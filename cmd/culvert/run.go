@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -209,11 +210,15 @@ func awaitEnd(done <-chan error, signals <-chan os.Signal, stop func(), stateDir
 func newLog(cmd *cobra.Command, s *config.Settings) (*slog.Logger, *slog.LevelVar) {
 	level := new(slog.LevelVar)
 	level.Set(logLevel(s))
+	return logTo(cmd.ErrOrStderr(), s.LogJSON, level), level
+}
+
+func logTo(w io.Writer, asJSON bool, level slog.Leveler) *slog.Logger {
 	opt := slog.HandlerOptions{Level: level}
-	if s.LogJSON {
-		return slog.New(slog.NewJSONHandler(cmd.ErrOrStderr(), &opt)), level
+	if asJSON {
+		return slog.New(slog.NewJSONHandler(w, &opt))
 	}
-	return slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &opt)), level
+	return slog.New(slog.NewTextHandler(w, &opt))
 }
 
 func logLevel(s *config.Settings) slog.Level {

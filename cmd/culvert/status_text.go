@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -8,6 +9,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/culvert-project/culvert/cmd/culvert/internal/plain"
 	"github.com/culvert-project/culvert/cmd/culvert/internal/report"
 	"github.com/culvert-project/culvert/enforce"
 )
@@ -22,7 +24,7 @@ const (
 // incidents.
 func printStatus(w io.Writer, st report.Status) {
 	if len(st.Sessions) == 0 {
-		fmt.Fprintln(w, "nothing is enforced: no session is open")
+		plain.Fprintln(w, "nothing is enforced: no session is open")
 	} else {
 		printSessions(w, st.Sessions)
 	}
@@ -35,20 +37,20 @@ func printStatus(w io.Writer, st report.Status) {
 
 func printSessions(w io.Writer, sessions []report.Session) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "TUNNEL\tSTATE\tREMOVED\tREADDED\tRESTORED\tHELD\tPROTECTED")
+	plain.Fprintf(t, "TUNNEL\tSTATE\tREMOVED\tREADDED\tRESTORED\tHELD\tPROTECTED\n")
 	for _, s := range sessions {
 		name := s.Tunnel
 		if s.Interface != "" {
 			name += " (now " + s.Interface + ")"
 		}
-		fmt.Fprintf(t, "%s\t%s\t%d\t%d\t%d\t%d\t%s\n", name, s.State, s.Removed, s.Readded, s.Restored, len(s.Held), list(s.Protected))
+		plain.Fprintf(t, "%s\t%s\t%d\t%d\t%d\t%d\t%s\n", name, s.State, s.Removed, s.Readded, s.Restored, len(s.Held), list(s.Protected))
 	}
 	_ = t.Flush()
 }
 
 func printDetails(w io.Writer, s *report.Session) {
 	if s.Error != "" {
-		fmt.Fprintf(w, "\n%s: %s\n", s.Tunnel, s.Error)
+		plain.Fprintf(w, "\n%s: %v\n", s.Tunnel, errors.New(s.Error))
 	}
 	var held, contested []string
 	for _, h := range s.Held {
@@ -68,13 +70,13 @@ func printList(w io.Writer, heading string, lines []string) {
 	if len(lines) == 0 {
 		return
 	}
-	fmt.Fprintf(w, "\n%s:\n", heading)
+	plain.Fprintf(w, "\n%s:\n", heading)
 	for i, line := range lines {
 		if i == shownDetails {
-			fmt.Fprintf(w, "  and %d more: \"culvert status --json\" lists all\n", len(lines)-i)
+			plain.Fprintf(w, "  and %d more: \"culvert status --json\" lists all\n", len(lines)-i)
 			return
 		}
-		fmt.Fprintln(w, "  "+line)
+		plain.Fprintln(w, "  "+line)
 	}
 }
 
@@ -82,9 +84,9 @@ func printIncidents(w io.Writer, all []report.Incident) {
 	if len(all) == 0 {
 		return
 	}
-	fmt.Fprintln(w, "\nlast incidents:")
+	plain.Fprintf(w, "\nlast incidents:\n")
 	for _, in := range all[max(0, len(all)-shownIncidents):] {
-		fmt.Fprintln(w, "  "+incidentLine(in))
+		plain.Fprintln(w, "  "+incidentLine(in))
 	}
 }
 
@@ -158,19 +160,22 @@ func printWitness(w io.Writer, st *report.Status) {
 	x := &st.Witness
 	switch {
 	case x.Mode == report.Off:
-		fmt.Fprintf(w, "\npackets: not watched: %s\n", x.Reason)
+		plain.Fprintf(w, "\npackets: not watched: %s\n", x.Reason)
 		return
 	case st.Leaks == nil:
 		return
 	case st.Leaks.Packets == 0:
-		fmt.Fprint(w, "\npackets: none has leaked")
+		plain.Fprintf(w, "\npackets: none has leaked")
 	default:
-		fmt.Fprintf(w, "\npackets: %s (\"culvert leaks\" tells who)", leaked(st.Leaks.Totals))
+		plain.Fprintf(w, "\npackets: %s (\"culvert leaks\" tells who)", leaked(st.Leaks.Totals))
 	}
 	if blind := unseen(st.Sessions); len(blind) > 0 {
-		fmt.Fprintf(w, ", but those of %s are NOT WATCHED", strings.Join(blind, ", "))
+		plain.Fprintf(w, ", but those of %s are NOT WATCHED", strings.Join(blind, ", "))
 	}
-	fmt.Fprintf(w, "; leaks are %s%s\n", leaksAre(x), conditions(x, len(st.Sessions)))
+	plain.Fprintf(w, "; leaks are %s%s\n", leaksAre(x), conditions(x, len(st.Sessions)))
+	if x.Error != "" {
+		plain.Fprintf(w, "packets: NOT AS IT SHOULD BE: %v\n", errors.New(x.Error))
+	}
 	printDNS(w, st.Leaks)
 	printList(w, "may go unseen", x.Unseen)
 }
@@ -187,7 +192,7 @@ func printDNS(w io.Writer, l *report.Leaks) {
 		if r.Dropped {
 			became = "would leave outside " + r.Tunnel + " and was dropped"
 		}
-		fmt.Fprintf(w, "DNS to %s %s: the VPN pushes no resolver; set one (\"resolvectl dns %s ADDRESS\"), or let this one pass by choice with --exclude %s/%d\n",
+		plain.Fprintf(w, "DNS to %s %s: the VPN pushes no resolver; set one (\"resolvectl dns %s ADDRESS\"), or let this one pass by choice with --exclude %s/%d\n",
 			what, became, r.Tunnel, r.Address, r.Address.BitLen())
 	}
 }
@@ -205,7 +210,7 @@ func printExempt(w io.Writer, l *report.Leaks) {
 		if name == "" {
 			name = x.Reason
 		}
-		fmt.Fprintf(w, "let pass: %d packets (%d bytes) by %s: %s\n", x.Packets, x.Bytes, x.Interface, name)
+		plain.Fprintf(w, "let pass: %d packets (%d bytes) by %s: %s\n", x.Packets, x.Bytes, x.Interface, name)
 	}
 }
 
@@ -246,7 +251,6 @@ func conditions(x *report.Witness, sessions int) string {
 	}
 	add(x.Unwatched > 0, "; %d interfaces not watched", x.Unwatched)
 	add(x.Senders != "", "; senders known in part: %s", x.Senders)
-	add(x.Error != "", "\npackets: NOT AS IT SHOULD BE: %s", x.Error)
 	return s
 }
 

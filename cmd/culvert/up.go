@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/culvert-project/culvert/cmd/culvert/internal/control"
+	"github.com/culvert-project/culvert/cmd/culvert/internal/plain"
 	"github.com/culvert-project/culvert/cmd/culvert/internal/session"
 	"github.com/culvert-project/culvert/enforce"
 )
@@ -91,7 +92,7 @@ func sayOpened(w io.Writer, s enforce.Session, st enforce.SessionStatus) error {
 }
 
 func say(w io.Writer, format string, args ...any) error {
-	_, err := fmt.Fprintf(w, format, args...)
+	_, err := plain.Fprintf(w, format, args...)
 	return err
 }
 

@@ -2,10 +2,11 @@ package main
 
 import (
 	"cmp"
-	"fmt"
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
+
+	"github.com/culvert-project/culvert/cmd/culvert/internal/plain"
 )
 
 func newVersion() *cobra.Command {
@@ -16,7 +17,7 @@ func newVersion() *cobra.Command {
 		Example: "  culvert version",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintln(cmd.OutOrStdout(), "culvert", version())
+			_, err := plain.Fprintln(cmd.OutOrStdout(), "culvert", version())
 			return err
 		},
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/culvert-project/culvert/cmd/culvert/internal/control"
+	"github.com/culvert-project/culvert/cmd/culvert/internal/plain"
 	"github.com/culvert-project/culvert/cmd/culvert/internal/report"
 )
 
@@ -74,6 +75,6 @@ func showEvent(w io.Writer, ev report.Event) error {
 	default:
 		return nil
 	}
-	_, err := fmt.Fprintln(w, line)
+	_, err := plain.Fprintln(w, line)
 	return err
 }
