@@ -91,7 +91,7 @@ func oneAddress(dst *netip.Addr) cobra.PositionalArgs {
 
 // protocols are the names that --proto takes.
 var protocols = map[string]uint8{
-	"icmp": 1, "tcp": 6, "udp": 17, "gre": 47, "esp": 50, "ah": 51, "icmpv6": 58, "sctp": 132,
+	"icmp": 1, "ipip": 4, "tcp": 6, "udp": 17, "sit": 41, "gre": 47, "esp": 50, "ah": 51, "icmpv6": 58, "l2tp": 115, "sctp": 132,
 }
 
 // complete reads the flags that are words.
@@ -106,8 +106,8 @@ func (q *query) complete(from, proto string) error {
 		}
 		q.proto = number
 	}
-	if q.port != 0 && q.proto != protocols["udp"] && q.proto != protocols["tcp"] {
-		return usagef("--port needs --proto udp or --proto tcp")
+	if q.port != 0 && q.proto != protocols["udp"] && q.proto != protocols["tcp"] && q.proto != protocols["sctp"] {
+		return usagef("--port needs --proto udp, tcp or sctp")
 	}
 	if from == "" {
 		return nil
