@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -34,7 +36,9 @@ func newHook(p *platform) *cobra.Command {
 
 const hookLong = `Called by OpenVPN as its up, route-up, route-pre-down and down script. It reads
 OpenVPN's environment, opens or changes the session when the tunnel comes up,
-and ends it when the tunnel goes down. In OpenVPN's configuration:
+and ends it when OpenVPN ends. A restart (SIGUSR1, SIGHUP, ping-restart, a lost
+connection) is no end: the session stays, and with --on-loss guard nothing that it
+protects leaves until the tunnel is back. In OpenVPN's configuration:
 
   script-security 2
   up             {{.Call "hook openvpn"}}
@@ -46,8 +50,9 @@ Protected: the routes to the VPN gateway, the tunnel's own subnet, and with
 redirect-gateway 0.0.0.0/1 and 128.0.0.0/1 (OpenVPN tells from route-up on).
 Excluded: the IPv4 routes to another gateway (net_gateway), unless their prefix
 is protected too. The server can push such routes; where it is not trusted that
-far, give --no-bypass. The server and its
-transport are taken from trusted_ip, remote and proto.
+far, give --no-bypass. The servers and their transports are taken from trusted_ip,
+remote and proto, all of them, so that OpenVPN can go on to the next; those that
+are names are resolved by up, for two seconds at most.
 
 When the session cannot be opened (the daemon is away, for example), it warns
 and exits with 0, so that the VPN comes up; with --require it exits with 1 and
@@ -83,7 +88,7 @@ func newHookOpenVPN(p *platform) *cobra.Command {
 		if noBypass {
 			call.NoBypass()
 		}
-		h := hook{call: call, socket: socket, out: cmd.OutOrStdout(), warn: cmd.ErrOrStderr()}
+		h := hook{call: call, socket: socket, resolve: net.DefaultResolver.LookupNetIP, out: cmd.OutOrStdout(), warn: cmd.ErrOrStderr()}
 		err = h.run(ctx)
 		switch {
 		case err == nil:
@@ -100,6 +105,7 @@ func newHookOpenVPN(p *platform) *cobra.Command {
 type hook struct {
 	call      openvpn.Call
 	socket    string
+	resolve   func(ctx context.Context, network, name string) ([]netip.Addr, error)
 	out, warn io.Writer
 }
 
@@ -110,13 +116,65 @@ func (h *hook) run(ctx context.Context) error {
 	case openvpn.Down:
 		return h.down(ctx)
 	}
+	if h.call.Signal != "" {
+		return say(h.out, "%s: OpenVPN restarts (%.40q); the session stays\n", h.call.Device, h.call.Signal)
+	}
 	return nil
+}
+
+// resolveTimeout bounds the resolving of all servers that are names.
+const resolveTimeout = 2 * time.Second
+
+// findServers resolves the servers that OpenVPN knows by name, in up: later the
+// tunnel may have taken the resolver, and what up found is asked of the daemon.
+func (h *hook) findServers(ctx context.Context) {
+	names := h.call.Names()
+	if len(names) == 0 {
+		return
+	}
+	if h.call.Script != "up" {
+		h.knownServers(ctx)
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
+	defer cancel()
+	type found struct {
+		addrs []netip.Addr
+		err   error
+	}
+	answers := make([]found, len(names))
+	var wait sync.WaitGroup
+	for i, name := range names {
+		wait.Go(func() { answers[i].addrs, answers[i].err = h.resolve(ctx, "ip", name) })
+	}
+	wait.Wait()
+	for i, name := range names {
+		if err := answers[i].err; err != nil {
+			h.call.Unresolved(name, err)
+			continue
+		}
+		h.call.Resolved(name, answers[i].addrs)
+	}
+}
+
+// knownServers takes the servers of the open session.
+func (h *hook) knownServers(ctx context.Context) {
+	resp, err := control.Ask(ctx, h.socket, control.Request{Op: control.Policy})
+	if err != nil {
+		return // opening says why
+	}
+	for _, s := range resp.Policy {
+		if s.Tunnel == h.call.Device {
+			h.call.Known(s.Servers)
+		}
+	}
 }
 
 func (h *hook) up(ctx context.Context) error {
 	if h.call.Script == "route-up" {
 		h.dropStale(ctx)
 	}
+	h.findServers(ctx)
 	s, err := h.call.Session()
 	h.sayWarnings()
 	if err != nil {

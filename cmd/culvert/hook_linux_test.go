@@ -3,10 +3,12 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"iter"
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/culvert-project/culvert/cmd/culvert/internal/control"
@@ -25,6 +27,10 @@ type stateEngine struct {
 func (e *stateEngine) Open(_ context.Context, s enforce.Session) (enforce.SessionStatus, error) {
 	e.last = s
 	return enforce.SessionStatus{Tunnel: s.Tunnel, State: e.state, Protected: s.Protect}, nil
+}
+
+func (e *stateEngine) Sessions(context.Context) ([]enforce.Session, error) {
+	return []enforce.Session{e.last}, nil
 }
 
 func (e *stateEngine) Leave(_ context.Context, tunnel string) (enforce.SessionStatus, error) {
@@ -74,6 +80,68 @@ func TestHook(t *testing.T) {
 	}
 	if len(e.last.Servers) != 2 || e.last.Rearm || !e.last.Hook {
 		t.Errorf("asked for %+v", e.last)
+	}
+}
+
+// TestHookResolves: up resolves the servers that are names, for a bounded time, and
+// route-up asks the daemon for what up found.
+func TestHookResolves(t *testing.T) {
+	env := map[string]string{
+		"dev": "tun0", "ifconfig_local": "10.8.0.2", "ifconfig_netmask": "255.255.255.0",
+		"trusted_ip": "198.51.100.7", "trusted_port": "1194",
+		"remote_1": "one.example", "remote_port_1": "1194", "proto_1": "udp",
+		"remote_2": "two.example", "remote_port_2": "443", "proto_2": "tcp-client",
+		"remote_3": "never.example", "remote_port_3": "443", "proto_3": "tcp-client",
+	}
+	e := &stateEngine{fakeEngine: newFakeEngine(), state: enforce.Enforcing}
+	socket, _, _ := runDaemon(t, e)
+	asked := 0
+	for _, script := range []string{"up", "route-up"} {
+		env["script_type"] = script
+		call, err := openvpn.Read(func(name string) string { return env[name] })
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out, warn strings.Builder
+		var mu sync.Mutex
+		h := hook{call: call, socket: socket, out: &out, warn: &warn, resolve: func(ctx context.Context, _, name string) ([]netip.Addr, error) {
+			mu.Lock()
+			asked++
+			mu.Unlock()
+			if name == "two.example" {
+				return []netip.Addr{netip.MustParseAddr("203.0.113.2")}, nil
+			}
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}}
+		if err := h.run(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprint(e.last.Servers); !strings.Contains(got, "198.51.100.7:1194/udp") || !strings.Contains(got, "203.0.113.2:443/tcp") {
+			t.Errorf("%s: servers %s", script, got)
+		}
+		if script == "up" && !strings.Contains(warn.String(), "never.example is not resolved") {
+			t.Errorf("%s: warned %s", script, warn.String())
+		}
+	}
+	if asked != 3 {
+		t.Errorf("%d questions, want 3: route-up asks no resolver", asked)
+	}
+}
+
+// TestHookKeepsOverRestart: a restart of OpenVPN is told, and ends nothing.
+func TestHookKeepsOverRestart(t *testing.T) {
+	e := &stateEngine{fakeEngine: newFakeEngine(), state: enforce.Enforcing}
+	socket, _, _ := runDaemon(t, e)
+	env := map[string]string{"dev": "tun0", "script_type": "down", "script_context": "init", "signal": "ping-restart"}
+	call, err := openvpn.Read(func(name string) string { return env[name] })
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	e.last.Tunnel = "tun0" // Leave would tell of two routes
+	if err := (&hook{call: call, socket: socket, out: &out, warn: &out}).run(t.Context()); err != nil || out.String() != "tun0: OpenVPN restarts (\"ping-restart\"); the session stays\n" {
+		t.Errorf("%q, %v", out.String(), err)
 	}
 }
 

@@ -52,6 +52,7 @@ const (
 type Call struct {
 	Script   string // OpenVPN's name for it: up, route-up, route-pre-down, down
 	Event    Event
+	Signal   string // why OpenVPN closes the device, in its words; of route-pre-down and down
 	Device   string
 	Routes   []Route // as numbered, up to the first gap; for Up only
 	Warnings []string
@@ -59,7 +60,9 @@ type Call struct {
 	subnets  []netip.Prefix // the tunnel's own
 	redirect bool           // all IPv4 traffic enters the tunnel
 	servers  []enforce.Server
-	tooMany  bool // routes, so that some were not read
+	names    []string // of servers, each once
+	named    []remote // the servers that have them
+	tooMany  bool     // routes, so that some were not read
 }
 
 // Route is one route of the environment.
@@ -89,7 +92,9 @@ func Read(env func(string) string) (Call, error) {
 	case "up", "route-up":
 		c.Event = Up
 	case "down", "route-pre-down":
-		c.Event = Down
+		if c.Signal = env("signal"); ends(c.Signal) {
+			c.Event = Down
+		}
 	case "":
 		return c, fmt.Errorf("script_type is not set: %w; give this command to its options up, route-up, route-pre-down and down", ErrNoScript)
 	default:
@@ -116,6 +121,23 @@ func Read(env func(string) string) (Call, error) {
 		c.tooMany = env(numbered("route_network_", maxRoutes+1)) != "" || env(numbered("route_ipv6_network_", maxRoutes+1)) != ""
 	}
 	return c, nil
+}
+
+// ends reports whether a reason for closing the device is the end of the VPN. All
+// others are a restart: the device is closed and made again (sigusr1, ping-restart,
+// connection-reset, tls-error, sighup, …), and what is protected stays so. So does it
+// for reasons that are not known, or that are both, as auth-failure is: where a
+// session does not guard, it ends with the device all the same.
+func ends(signal string) bool {
+	switch signal {
+	case "", // not OpenVPN, or one that does not tell
+		"sigterm", "sigint", // somebody ends it
+		"exit-with-notification", "delayed-exit", // the same, once the server is told
+		"ping-exit", "inactive", "session-timeout", // the configuration ends it
+		"remote-exit", "server-pushed-halt": // the server ends it
+		return true
+	}
+	return false
 }
 
 // plausible reports whether a word can be an interface's name.
@@ -188,7 +210,7 @@ func (c *Call) bypasses(gateway, vpn, net netip.Addr) bool {
 	return gateway == net
 }
 
-// readRoutes6 reads the IPv6 routes, less the host route to the server.
+// readRoutes6 reads the IPv6 routes.
 func (c *Call) readRoutes6(env func(string) string) {
 	for n := 1; n <= maxRoutes; n++ {
 		network := env(numbered("route_ipv6_network_", n))
@@ -198,9 +220,6 @@ func (c *Call) readRoutes6(env func(string) string) {
 		p, err := netip.ParsePrefix(network)
 		if err != nil || !p.Addr().Is6() || p.Addr().Is4In6() {
 			c.warn("IPv6 route %d, %s, is not understood and not protected", n, plain(network))
-			continue
-		}
-		if p.IsSingleIP() && c.isServer(p.Addr()) {
 			continue
 		}
 		c.addRoute(Route{N: n, Prefix: p.Masked(), Gateway: parseAddr(env(numbered("route_ipv6_gateway_", n)))})
@@ -255,9 +274,11 @@ func (c *Call) Session() (enforce.Session, error) {
 		s.Protect = append(s.Protect, halves[:]...)
 	}
 	for _, r := range c.Routes {
-		if r.Excluded {
+		switch {
+		case r.Prefix.IsSingleIP() && c.isServer(r.Prefix.Addr()): // its transport cannot go through itself
+		case r.Excluded:
 			s.Exclude = append(s.Exclude, r.Prefix)
-		} else {
+		default:
 			s.Protect = append(s.Protect, r.Prefix)
 		}
 	}

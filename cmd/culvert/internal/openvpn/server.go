@@ -17,7 +17,8 @@ type remote struct {
 }
 
 // readServers finds where the tunnel's own transport goes: the peer of the
-// connection when it is known, else every configured server that is an address.
+// connection when it is known, and every other server that is configured, so that
+// the client can go on to it. Those that are names are for the caller to resolve.
 func (c *Call) readServers(env func(string) string) {
 	remotes := c.readRemotes(env)
 	peer := parseAddr(env("trusted_ip"))
@@ -25,21 +26,95 @@ func (c *Call) readServers(env func(string) string) {
 		peer = parseAddr(env("trusted_ip6"))
 	}
 	port := parsePort(env("trusted_port"))
+	named := false
 	for _, r := range remotes {
 		a := parseAddr(r.name)
-		switch {
-		case !peer.IsValid():
-			c.addServer(a, r.port, r.proto)
-		case a == peer && (port == 0 || port == r.port):
-			c.addServer(a, r.port, r.proto)
+		if !a.IsValid() {
+			c.addName(r)
+			continue
 		}
+		c.addServer(a, r.port, r.proto)
+		named = named || a == peer && (port == 0 || port == r.port)
 	}
-	if peer.IsValid() && len(c.servers) == 0 {
+	if peer.IsValid() && !named {
 		c.addPeer(peer, port, remotes)
 	}
 	if len(c.servers) == 0 {
 		c.warn("the VPN server's address is not known: trusted_ip is not set and remote is a name")
 	}
+}
+
+// maxNames bounds how many names are resolved, and maxAddrs what each may give.
+const (
+	maxNames = 16
+	maxAddrs = 8
+)
+
+// addName notes a name among the servers, once.
+func (c *Call) addName(r remote) {
+	if !slices.Contains(c.names, r.name) {
+		if len(c.names) == maxNames {
+			c.warn("server %s is one of more than %d names; it is not resolved", plain(r.name), maxNames)
+			return
+		}
+		c.names = append(c.names, r.name)
+	}
+	c.named = append(c.named, r)
+}
+
+// Names returns the servers that OpenVPN knows by name, each once.
+func (c *Call) Names() []string { return slices.Clone(c.names) }
+
+// Resolved takes the addresses of a server that OpenVPN knows by name. Nobody vouches
+// for them: one inside a prefix that is routed into the tunnel by itself could be a
+// protected host, for which somebody wants a way around the tunnel. It is left out.
+func (c *Call) Resolved(name string, addrs []netip.Addr) {
+	if len(addrs) > maxAddrs {
+		addrs = addrs[:maxAddrs]
+	}
+	for _, a := range addrs {
+		a = a.Unmap().WithZone("")
+		if p, inside := c.protects(a); inside && !c.isServer(a) {
+			c.warn("server %s resolves to %s, inside %s, which is routed into the tunnel; it is no server", plain(name), a, p)
+			continue
+		}
+		for _, r := range c.named {
+			if r.name == name {
+				c.addServer(a, r.port, r.proto)
+			}
+		}
+	}
+}
+
+// Unresolved says that the addresses of a server are not known.
+func (c *Call) Unresolved(name string, err error) {
+	c.warn("server %s is not resolved (%.200v): should OpenVPN go on to it, its way there is not kept", plain(name), err)
+}
+
+// Known takes servers that an earlier script of the same connection found by the
+// names: by route-up the tunnel may have taken the resolver.
+func (c *Call) Known(servers []enforce.Server) {
+	for _, s := range servers {
+		if _, inside := c.protects(s.Addr.Addr()); inside {
+			continue
+		}
+		for _, r := range c.named {
+			if s.Addr.Port() == r.port && s.Proto == r.proto {
+				c.addServer(s.Addr.Addr(), r.port, r.proto)
+			}
+		}
+	}
+}
+
+// protects returns the longest prefix of a route into the tunnel that holds the
+// address and is not half of all addresses or more.
+func (c *Call) protects(a netip.Addr) (longest netip.Prefix, ok bool) {
+	for _, r := range c.Routes {
+		if !r.Excluded && r.Prefix.Bits() > 1 && r.Prefix.Contains(a) && (!ok || r.Prefix.Bits() > longest.Bits()) {
+			longest, ok = r.Prefix, true
+		}
+	}
+	return longest, ok
 }
 
 // addPeer adds a peer that no remote names by address: whatever the remotes
