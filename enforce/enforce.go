@@ -123,6 +123,7 @@ type Session struct {
 	Servers           []Server       `json:"servers,omitempty"`
 	ExcludeInterfaces []string       `json:"exclude_interfaces,omitempty"` // names or patterns (path.Match); their routes are reported, not removed
 	OtherTable        []netip.Prefix `json:"other_table,omitempty"`        // of Protect: routed by the VPN in a table of its own
+	ServersFound      bool           `json:"servers_found,omitempty"`      // nobody named Servers: they are what the tunnel's own settings said last
 	Rearm             bool           `json:"rearm,omitempty"`              // wait for the tunnel, and again when it vanished
 	Hook              bool           `json:"hook,omitempty"`               // facts of a connection, told by the VPN: see Join
 }

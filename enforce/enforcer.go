@@ -25,6 +25,7 @@ type Options struct {
 	Observe         func(Incident)     // told of every incident, from the loop: must not block
 	Own             []Session          // open from the start, before the table is first judged
 	Sessions        SessionStore       // where sessions outlive the process; nil keeps none
+	Endpoints       Endpoints          // asked where a full tunnel's packets go when nobody says; nil knows nothing
 	OnPolicy        func(Protection)   // told of every change of what is protected, from the loop
 }
 
@@ -163,7 +164,7 @@ func (e *Enforcer) load(ctx context.Context) error {
 // table is first judged, so that after a crash what is held stays out.
 func (e *Enforcer) openOwn(ctx context.Context) error {
 	for _, s := range e.own {
-		if err := e.admit(ctx, s, e.facts.Links); err != nil {
+		if err := e.admit(ctx, &s, e.facts.Links); err != nil {
 			return err
 		}
 		e.sessions = append(e.sessions, &session{Session: s, state: Connecting})
@@ -190,7 +191,7 @@ func (e *Enforcer) reopen() error {
 	}
 	for _, k := range kept {
 		k.Session.Protect = withoutServers(k.Session) // earlier versions took them
-		s := &session{Session: k.Session, asked: k.Session, state: Connecting, id: k.Link}
+		s := &session{Session: k.Session, asked: k.Session, state: Connecting, id: k.Link, unasked: true}
 		switch {
 		case e.rejoin(&k):
 			continue

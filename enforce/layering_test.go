@@ -36,7 +36,7 @@ var layers = []layer{
 	{folder: "testenv", ours: []string{"testenv"},
 		libs: []string{"github.com/mdlayher/netlink", "github.com/vishvananda/netlink", "golang.org/x/sys", "golang.org/x/net"}},
 	{folder: "cmd/culvert", ours: []string{"cmd/culvert", "enforce", "enforce/plan", "enforce/rtnl", "enforce/pfroute", "enforce/winroute", "loader"},
-		libs: []string{"github.com/spf13/cobra", "github.com/spf13/pflag", "github.com/goccy/go-yaml", "github.com/coreos/go-systemd", "github.com/prometheus/client_golang", "github.com/Microsoft/go-winio", "golang.org/x/sys"}},
+		libs: []string{"github.com/spf13/cobra", "github.com/spf13/pflag", "github.com/goccy/go-yaml", "github.com/coreos/go-systemd", "github.com/prometheus/client_golang", "github.com/Microsoft/go-winio", "golang.org/x/sys", "golang.zx2c4.com/wireguard/wgctrl"}},
 }
 
 // layerOf returns the layer of a folder: the longest that contains it.

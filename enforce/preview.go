@@ -38,7 +38,7 @@ func PreviewSessions(ctx context.Context, sys System, sessions []Session, opt Op
 	}
 	for _, s := range sessions {
 		s = tidy(s)
-		if err := e.admit(ctx, s, facts.Links); err != nil {
+		if err := e.admit(ctx, &s, facts.Links); err != nil {
 			return Preview{}, err
 		}
 		e.sessions = append(e.sessions, &session{Session: s})

@@ -23,6 +23,9 @@ type session struct {
 	up      bool
 	loss    bool // the tunnel was there and vanished; the guard holds
 
+	unasked bool          // the servers found are another interface's, or another process found them
+	split   *netip.Prefix // the Protect that was found to be no full tunnel's, by where it begins
+
 	tally        tally
 	unfit, notes []string
 	doubts       map[netip.Prefix]doubt // where the kernel said that packets go elsewhere
@@ -48,7 +51,7 @@ func (e *Enforcer) open(ctx context.Context, s Session) (SessionStatus, error) {
 	}
 	asked := tidy(s)
 	s = e.joined(asked)
-	if err := e.admit(ctx, s, facts.Links); err != nil {
+	if err := e.admit(ctx, &s, facts.Links); err != nil {
 		return SessionStatus{}, err
 	}
 	delete(e.waits, s.Tunnel)
@@ -288,6 +291,7 @@ func (e *Enforcer) look(ctx context.Context) error {
 		e.follow(s)
 	}
 	e.await()
+	e.completeServers(ctx)
 	e.doubt(ctx)
 	e.rebuild()
 	if e.unkept {
@@ -338,6 +342,7 @@ func (e *Enforcer) tunnelLink(s *session) *plan.Link {
 func (e *Enforcer) stand(s *session, l *plan.Link) {
 	was := s.id
 	watched := s.link != 0 && !s.loss
+	s.unasked = s.unasked || !watched || was.Index != l.Index
 	s.link, s.up, s.loss = l.Index, l.Up, false
 	s.id = LinkID{Index: l.Index, Name: l.Name, HW: l.HW}
 	switch {

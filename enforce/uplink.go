@@ -1,6 +1,7 @@
 package enforce
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,24 +16,32 @@ const noInterface = "; name the VPN's own interface. IPsec without one (policy-b
 
 // admit finds what is wrong with a session before it is opened: in itself, beside
 // the others, and in the table as it is.
-func (e *Enforcer) admit(ctx context.Context, s Session, links []plan.Link) error {
-	if err := e.check(s, links); err != nil {
+// It fills in the servers of a full tunnel where they can be found.
+func (e *Enforcer) admit(ctx context.Context, s *Session, links []plan.Link) error {
+	if err := e.check(*s, links); err != nil {
 		return err
 	}
+	return e.admitPresent(ctx, s, links)
+}
+
+// admitPresent is what of admit asks about the tunnel's interface. One that is
+// awaited is asked about when it comes.
+func (e *Enforcer) admitPresent(ctx context.Context, s *Session, links []plan.Link) error {
 	l := linkNamed(links, s.Tunnel)
-	if l == nil || e.watches(s.Tunnel) {
-		return nil // it is awaited, or was admitted before
+	if e.watches(s.Tunnel) { // by this name or another: admitted before, but perhaps for less
+		return e.findServers(ctx, s, s.Tunnel)
 	}
-	return e.checkUplink(ctx, &s, l)
+	if l == nil {
+		return nil
+	}
+	return cmp.Or(e.findServers(ctx, s, l.Name), e.checkUplink(ctx, s, l))
 }
 
 // admitAll is admit for sessions that were checked together.
 func (e *Enforcer) admitAll(ctx context.Context, all []*session, links []plan.Link) error {
 	for _, s := range all {
-		if l := linkNamed(links, s.Tunnel); l != nil && !e.watches(s.Tunnel) {
-			if err := e.checkUplink(ctx, &s.Session, l); err != nil {
-				return err
-			}
+		if err := e.admitPresent(ctx, &s.Session, links); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -16,6 +16,7 @@ import (
 	"github.com/culvert-project/culvert/cmd/culvert/internal/config"
 	"github.com/culvert-project/culvert/cmd/culvert/internal/control"
 	"github.com/culvert-project/culvert/cmd/culvert/internal/statedir"
+	"github.com/culvert-project/culvert/cmd/culvert/internal/wireguard"
 	"github.com/culvert-project/culvert/enforce"
 )
 
@@ -75,6 +76,7 @@ func engineOptions(s config.Settings, log *slog.Logger) enforce.Options {
 		RestoreAll:      s.RestoreAll,
 		KeepUnreachable: s.KeepUnreachable,
 		ProtocolName:    protocolName,
+		Endpoints:       wireguard.Endpoints,
 	}
 }
 

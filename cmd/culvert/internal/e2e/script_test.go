@@ -5,6 +5,7 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -19,7 +20,8 @@ import (
 
 // TestScripts runs the sequences of testdata. Each script has a stub
 // (testenv.Stub) of its own. $BIN is the program, $SOCKET and $STATE are what
-// its commands are given, $NETNS is the client's namespace. The commands,
+// its commands are given, $NETNS is the client's namespace, $WG a name for a
+// WireGuard interface. The commands,
 // beside those of testscript:
 //
 //	ip ARGS…                 iproute2 in the client; $VPN routes are there already
@@ -43,7 +45,7 @@ import (
 //
 // What takes its time is waited for.
 func TestScripts(t *testing.T) {
-	testenv.Require(t, testenv.Root, testenv.TUN, testenv.IPRoute, testenv.Culvert, "setpriv")
+	testenv.Require(t, testenv.Root, testenv.TUN, testenv.IPRoute, testenv.Culvert, "setpriv", "wireguard-go", "wg")
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata",
 		RequireExplicitExec: true,
@@ -79,6 +81,7 @@ func setup(env *testscript.Env) error {
 	env.Setenv("SOCKET", s.prog.Socket)
 	env.Setenv("STATE", s.prog.StateDir)
 	env.Setenv("NETNS", s.Client.Name())
+	env.Setenv("WG", fmt.Sprintf("wg%d", os.Getpid())) // its socket's name is the machine's
 	return nil
 }
 
