@@ -29,7 +29,10 @@ func execute(args []string, stdout, stderr io.Writer) int {
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	err := root.Execute()
+	err := checkCommand(root, args)
+	if err == nil {
+		err = root.Execute()
+	}
 	complain(stderr, err)
 	return exitCode(err)
 }

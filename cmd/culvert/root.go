@@ -35,13 +35,18 @@ daemon itself.
 {{end}}{{.Line "down --tunnel" ""}}# end it, restore the routes`),
 		Args:              noArgs,
 		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Version:           version(),
 		SilenceUsage:      true,
 		SilenceErrors:     true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
+	root.SetVersionTemplate("culvert {{.Version}}\n") // as "culvert version"
+	root.SuggestionsMinimumDistance = 2
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%w; see \"%s --help\"", err, cmd.CommandPath())
 	})
+	root.InitDefaultVersionFlag()
+	root.Flags().Lookup("version").Usage = "print the version"
 	root.AddCommand(newRun(p), newReload(p), newUp(p), newDown(p), newStatus(p), p.ofWitness(newLeaks(p)), newWatch(p), newPlan(p), newExplain(p),
 		newRecover(p), p.ofWitness(newRelease(p)), newHook(p), newVersion())
 	return root
@@ -55,7 +60,7 @@ func noArgs(cmd *cobra.Command, args []string) error {
 	case cmd.HasParent():
 		return usagef("%s takes no argument, but was given %q; see \"%s --help\"", cmd.CommandPath(), args[0], cmd.CommandPath())
 	}
-	return usagef("unknown command %q; see \"culvert --help\"", args[0])
+	return unknownCommand(cmd, args[0])
 }
 
 // sessionFlags are the flags that describe one session.
