@@ -72,6 +72,9 @@ func (e *Enforcer) event(ctx context.Context, ev Event) {
 		e.eventDeleted(ev)
 		return
 	}
+	if e.written.events[ev.Route.Slot()] != nil {
+		e.removeWritten(ctx) // in the order in which they came
+	}
 	e.meet(ctx, &ev)
 	v := plan.Judge(e.policy(), &ev.Route)
 	switch {
@@ -80,7 +83,7 @@ func (e *Enforcer) event(ctx context.Context, ev Event) {
 	case ev.Answer.Delete:
 		e.eventRemoved(ev)
 	case v.Decision == plan.Conflict && !e.opt.Audit && !v.Shared:
-		e.removeWritten(ctx, ev, v)
+		e.mustWriteFirst(&ev, v)
 	case v.Decision == plan.Conflict && e.opt.Audit, v.Decision == plan.Report:
 		e.report(&ev.Route, v, ev)
 	}
@@ -93,6 +96,7 @@ func (e *Enforcer) meet(ctx context.Context, ev *Event) {
 		if hop.Link == 0 || e.link(hop.Link) != nil || !e.lookedAt.Before(ev.Seen) {
 			continue
 		}
+		e.removeWritten(ctx) // as it was judged
 		if err := e.look(ctx); err != nil {
 			e.log.error("read interfaces", "err", err)
 		}
@@ -152,7 +156,7 @@ func (e *Enforcer) eventRemoved(ev Event) {
 
 // renew replaces the held copy of a route by the newer one that its owner added.
 func (e *Enforcer) renew(r *plan.Route) {
-	id := plan.Superseded(e.planHeld(), r, nil)
+	id := e.held.superseded(r)
 	if id == 0 || !e.mustWrite(&plan.Action{Kind: plan.Remove, Route: *r, Hold: true, Held: id}) {
 		return
 	}
@@ -167,19 +171,55 @@ func (e *Enforcer) renew(r *plan.Route) {
 // lifetime alone keeps the bytes it had: the kernel announces a route of a router
 // advertisement before it has set the hop limit.
 func (e *Enforcer) newer(id uint64, r *plan.Route) plan.Route {
-	for i := range e.held {
-		if h := &e.held[i]; h.ID == id && h.Route.Same(*r) {
-			kept := h.Route
-			kept.Expires = r.Expires
-			return kept
-		}
+	if h := e.held.get(id); h != nil && h.Route.Same(*r) {
+		kept := h.Route
+		kept.Expires = r.Expires
+		return kept
 	}
 	return *r
 }
 
-// removeWritten deletes a route that must come back: written down, then deleted.
-func (e *Enforcer) removeWritten(ctx context.Context, ev Event, v plan.Verdict) {
-	a := plan.Action{Kind: plan.Remove, Route: ev.Route, Verdict: v, Hold: true,
-		Held: plan.Superseded(e.planHeld(), &ev.Route, nil)}
-	e.carryOut(ctx, []plan.Action{a}, occasion{path: "edge", event: &ev})
+// written are routes that must come back, to be written down together and then
+// deleted: a disk can be waited for once, not once for each. Each place in the
+// table is in it once. The zero value is empty.
+type written struct {
+	actions []plan.Action
+	events  map[plan.Slot]*Event
+}
+
+// writtenAtOnce bounds how many routes wait for the disk together: the first of
+// them stands until the last is written.
+const writtenAtOnce = 1024
+
+// serve takes in an event and those that wait behind it.
+func (e *Enforcer) serve(ctx context.Context, ev Event) {
+	for range writtenAtOnce {
+		e.event(ctx, ev)
+		select {
+		case ev = <-e.sink.Events():
+		default:
+			e.removeWritten(ctx)
+			return
+		}
+	}
+	e.event(ctx, ev)
+	e.removeWritten(ctx)
+}
+
+// mustWriteFirst notes a route to delete that must come back.
+func (e *Enforcer) mustWriteFirst(ev *Event, v plan.Verdict) {
+	if e.written.events == nil {
+		e.written.events = map[plan.Slot]*Event{}
+	}
+	e.written.events[ev.Route.Slot()] = ev
+	e.written.actions = append(e.written.actions, plan.Action{Kind: plan.Remove, Route: ev.Route, Verdict: v, Hold: true,
+		Held: e.held.superseded(&ev.Route)})
+}
+
+// removeWritten writes down what was noted, then deletes it.
+func (e *Enforcer) removeWritten(ctx context.Context) {
+	w := e.written
+	if e.written = (written{}); len(w.actions) > 0 {
+		e.carryOut(ctx, w.actions, occasion{path: "edge", events: w.events})
+	}
 }

@@ -53,7 +53,8 @@ type Enforcer struct {
 	sessions  []*session
 	closing   *session  // being closed: what is restored counts for it
 	left      time.Time // when a session last left the policy
-	held      []Entry   // in order of removal
+	held      heldRoutes
+	written   written
 	lastID    uint64
 	baseline  bool // the policy grew since the table was last judged
 	unkept    bool // what the session store knows of a tunnel is old
@@ -145,7 +146,7 @@ func (e *Enforcer) load(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("load journal: %w", err)
 	}
-	e.held = entries
+	e.held.add(entries...)
 	for _, h := range entries {
 		e.lastID = max(e.lastID, h.ID)
 	}
@@ -290,7 +291,7 @@ func (e *Enforcer) loop(ctx context.Context, failed <-chan error) error {
 		case call := <-e.calls:
 			call(ctx)
 		case ev := <-e.sink.Events():
-			e.event(ctx, ev)
+			e.serve(ctx, ev)
 		case why := <-e.sink.DirtyC():
 			e.wantLevel(why)
 		case why := <-e.wakes:
@@ -311,9 +312,9 @@ func (e *Enforcer) finish(ctx context.Context) error {
 	e.sessions = nil
 	e.drain(ctx)
 	e.level(ctx, "stop")
-	if n := len(e.held); n > 0 {
+	if n := e.held.len(); n > 0 {
 		return fmt.Errorf("%d routes could not be given back and stay in the journal (first: %s): %w",
-			n, e.text(&e.held[0].Route), ErrNotNow)
+			n, e.text(&e.held.first().Route), ErrNotNow)
 	}
 	return nil
 }
@@ -323,7 +324,7 @@ func (e *Enforcer) drain(ctx context.Context) {
 	for {
 		select {
 		case ev := <-e.sink.Events():
-			e.event(ctx, ev)
+			e.serve(ctx, ev)
 		default:
 			return
 		}

@@ -34,7 +34,7 @@ func (e *Enforcer) write(entries []Entry) error {
 		return fmt.Errorf("write journal: %w", err)
 	}
 	e.lastID += uint64(len(entries))
-	e.held = append(e.held, entries...)
+	e.held.add(entries...)
 	return nil
 }
 
@@ -52,7 +52,7 @@ func (e *Enforcer) secure() {
 		return
 	}
 	if !e.insecure {
-		e.log.error("what is held would be lost in a crash", "routes", len(e.held), "err", err)
+		e.log.error("what is held would be lost in a crash", "routes", e.held.len(), "err", err)
 	}
 	e.insecure = true
 	for _, s := range e.sessions {
@@ -71,20 +71,21 @@ func (e *Enforcer) forget(ids ...uint64) {
 	if err := e.journal.Forget(ids); err != nil {
 		e.log.error("cross out journal entries", "err", err)
 	}
-	e.held = slices.DeleteFunc(e.held, func(h Entry) bool { return slices.Contains(ids, h.ID) })
+	e.held.remove(ids...)
 }
 
 func (e *Enforcer) heldFirst(id uint64) bool {
-	return slices.ContainsFunc(e.held, func(h Entry) bool { return h.ID == id && h.First })
+	h := e.held.get(id)
+	return h != nil && h.First
 }
 
 // planHeld is the held routes as the decision wants them.
 func (e *Enforcer) planHeld() []plan.Held {
 	now := e.uptime(time.Now())
-	out := make([]plan.Held, len(e.held))
-	for i, h := range e.held {
+	out := make([]plan.Held, 0, e.held.len())
+	for h := range e.held.all() {
 		age := max(0, now-h.Taken)
-		out[i] = plan.Held{ID: h.ID, Route: h.Route, Age: uint32(age / time.Second), First: h.First, Nets: h.Nets}
+		out = append(out, plan.Held{ID: h.ID, Route: h.Route, Age: uint32(age / time.Second), First: h.First, Nets: h.Nets})
 	}
 	return out
 }
@@ -122,12 +123,12 @@ func (e *Enforcer) link(index uint32) *plan.Link {
 func (e *Enforcer) dropStrangers(isStranger func(was LinkID, is *plan.Link) bool) {
 	var ids []uint64
 	var rests []Entry
-	for _, h := range e.held {
+	for h := range e.held.all() {
 		if !slices.ContainsFunc(h.Links, func(id LinkID) bool { return isStranger(id, e.link(id.Index)) }) {
 			continue
 		}
 		ids = append(ids, h.ID)
-		if rest, ok := e.withoutStrangers(h, isStranger); ok {
+		if rest, ok := e.withoutStrangers(*h, isStranger); ok {
 			rest.ID = e.lastID + uint64(len(rests)) + 1
 			rests = append(rests, rest)
 			continue

@@ -125,8 +125,8 @@ func (e *Enforcer) incident(ev Event, what, reason string) Incident {
 // to be written down first.
 func (e *Enforcer) removal(a *plan.Action, on occasion) Incident {
 	ev := Event{Route: a.Route, Answer: Answer{Verdict: a.Verdict}, Seen: on.seen, Done: time.Now()}
-	if on.event != nil {
-		ev.Seen, ev.Port, ev.Process = on.event.Seen, on.event.Port, on.event.Process
+	if was := on.events[a.Route.Slot()]; was != nil {
+		ev.Seen, ev.Port, ev.Process = was.Seen, was.Port, was.Process
 	}
 	in := e.incident(ev, "removed", a.Verdict.Explain(e.name))
 	in.Path = on.path

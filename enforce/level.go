@@ -177,16 +177,16 @@ func (e *Enforcer) judge(ctx context.Context) (plan.Plan, error) {
 // occasion says on which path actions are carried out, and since when what
 // they answer was known.
 type occasion struct {
-	path  string
-	seen  time.Time
-	event *Event // the announcement, on the edge path
+	path   string
+	seen   time.Time
+	events map[plan.Slot]*Event // the announcements, on the edge path
 }
 
 // carryOut applies actions in order, with the journal around them: written
 // down, then deleted; given back, then crossed out. It reports whether anything
 // changed.
 func (e *Enforcer) carryOut(ctx context.Context, actions []plan.Action, on occasion) (progress bool) {
-	actions, ids := e.writeDown(actions, on.event == nil)
+	actions, ids := e.writeDown(actions, on.events == nil)
 	// A crash here leaves entries of routes that still stand: giving them back
 	// finds them there.
 	errs := e.sys.Apply(ctx, actions)
@@ -252,12 +252,8 @@ func (e *Enforcer) mustWrite(a *plan.Action) bool {
 	if a.Kind != plan.Remove || !a.Hold {
 		return false
 	}
-	for i := range e.held {
-		if h := &e.held[i]; h.ID == a.Held {
-			return !h.Route.Same(a.Route) || a.Route.Expires != 0
-		}
-	}
-	return true
+	h := e.held.get(a.Held)
+	return h == nil || !h.Route.Same(a.Route) || a.Route.Expires != 0
 }
 
 // leaveOut drops the removals that could not be written down, and says so.

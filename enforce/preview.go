@@ -113,8 +113,8 @@ func Recover(ctx context.Context, sys System, j Journal, opt Options) (Recovered
 		return rec, err
 	}
 	_, err := e.settleTable(ctx)
-	for i := range e.held {
-		rec.Pending = append(rec.Pending, e.text(&e.held[i].Route))
+	for h := range e.held.all() {
+		rec.Pending = append(rec.Pending, e.text(&h.Route))
 	}
 	return rec, err
 }

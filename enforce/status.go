@@ -13,15 +13,31 @@ import (
 // Status returns a moment's view.
 func (e *Enforcer) Status(ctx context.Context) (st Status, err error) {
 	err = e.do(ctx, func(context.Context) {
+		held := e.heldBySession()
 		st = Status{Sessions: []SessionStatus{}, Incidents: e.incidents.all()}
 		for _, s := range e.sessions {
-			st.Sessions = append(st.Sessions, e.statusOf(s))
+			st.Sessions = append(st.Sessions, e.statusWith(s, held[s]))
 		}
 	})
 	return st, err
 }
 
+// heldBySession tells what is held for each session, all in one pass.
+func (e *Enforcer) heldBySession() map[*session][]HeldRoute {
+	out := map[*session][]HeldRoute{}
+	for h := range e.held.all() {
+		if s := e.sessionFor(&h.Route); s != nil {
+			out[s] = append(out[s], HeldRoute{Route: e.text(&h.Route), Since: h.Since})
+		}
+	}
+	return out
+}
+
 func (e *Enforcer) statusOf(s *session) SessionStatus {
+	return e.statusWith(s, e.heldBySession()[s])
+}
+
+func (e *Enforcer) statusWith(s *session, held []HeldRoute) SessionStatus {
 	st := SessionStatus{
 		Tunnel: s.Tunnel, State: s.state,
 		Protected: s.Protect, Excluded: e.excluded(s),
@@ -34,11 +50,7 @@ func (e *Enforcer) statusOf(s *session) SessionStatus {
 	if s.err != nil {
 		st.Error = s.err.Error()
 	}
-	for i := range e.held {
-		if h := &e.held[i]; e.sessionFor(&h.Route) == s {
-			st.Held = append(st.Held, HeldRoute{Route: e.text(&h.Route), Since: h.Since})
-		}
-	}
+	st.Held = append(st.Held, held...)
 	st.Contested = append(st.Contested, e.contests.of(s.Tunnel)...)
 	st.Unenforceable = append(st.Unenforceable, s.unfit...)
 	st.Notes = append(st.Notes, s.notes...)

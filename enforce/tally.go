@@ -119,8 +119,8 @@ func (e *Enforcer) tellRemoval(a *plan.Action, on occasion) {
 		return
 	}
 	ev := Event{Route: a.Route, Answer: Answer{Verdict: a.Verdict}, Seen: on.seen, Done: time.Now()}
-	if on.event != nil {
-		ev.Seen, ev.Port, ev.Process = on.event.Seen, on.event.Port, on.event.Process
+	if was := on.events[a.Route.Slot()]; was != nil {
+		ev.Seen, ev.Port, ev.Process = was.Seen, was.Port, was.Process
 	}
 	e.grouped.add(&ev, on.path)
 }

@@ -3,6 +3,7 @@ package plan
 import (
 	"cmp"
 	"iter"
+	"maps"
 	"net/netip"
 	"slices"
 )
@@ -98,6 +99,11 @@ func Make(in Input) Plan {
 	m.behind, m.ahead, m.nextHops = map[Route]bool{}, map[netip.Prefix]bool{}, map[Hop]bool{}
 	m.book, m.ways = newAddressBook(in.Links), newWays(in.Held)
 	m.paths = m.p.servers()
+	m.heldIn = map[Slot][]*Held{}
+	for i := range in.Held {
+		slot := in.Held[i].Route.Slot()
+		m.heldIn[slot] = append(m.heldIn[slot], &in.Held[i])
+	}
 	for r := range in.Table {
 		m.read(&r)
 	}
@@ -119,7 +125,8 @@ type maker struct {
 	p          *Policy
 	book       addressBook
 	ways       ways
-	fates      []fate // of the held routes, by their place in the input
+	heldIn     map[Slot][]*Held // the held routes by their places
+	fates      []fate           // of the held routes, by their place in the input
 	candidates []candidate
 	onLink     []int                  // of the candidates: those with no gateway
 	bySlot     map[Slot][]int         // indices of the candidates
@@ -352,11 +359,7 @@ func withLegs(r Route, keep func(Hop) bool) Route {
 // supersede finds for each removal the held route that it is a newer copy of:
 // the identical ones first, so that none is taken for another's copy.
 func (m *maker) supersede(removals []Action) {
-	held := map[Slot][]*Held{}
-	for i := range m.in.Held {
-		h := &m.in.Held[i]
-		held[h.Route.Slot()] = append(held[h.Route.Slot()], h)
-	}
+	held := maps.Clone(m.heldIn)
 	claim := func(same func(h *Held, r *Route) bool) {
 		for i := range removals {
 			a := &removals[i]
@@ -364,7 +367,7 @@ func (m *maker) supersede(removals []Action) {
 			n := slices.IndexFunc(rest, func(h *Held) bool { return same(h, &a.Route) })
 			if a.Held == 0 && n >= 0 {
 				a.Held = rest[n].ID
-				held[a.Route.Slot()] = slices.Delete(rest, n, n+1)
+				held[a.Route.Slot()] = slices.Concat(rest[:n], rest[n+1:])
 			}
 		}
 	}
@@ -377,11 +380,11 @@ func (m *maker) supersede(removals []Action) {
 
 // Superseded returns the ID of the held route that r is a newer copy of, or 0:
 // the identical one if there is one, else one by the same owner in the same
-// place. Skip, when not nil, passes over held routes by their ID.
-func Superseded(held []Held, r *Route, skip func(uint64) bool) uint64 {
+// place. Those of r's slot are enough.
+func Superseded(held []*Held, r *Route) uint64 {
 	match := func(same func(h *Held) bool) uint64 {
-		for i := range held {
-			if h := &held[i]; (skip == nil || !skip(h.ID)) && same(h) {
+		for _, h := range held {
+			if same(h) {
 				return h.ID
 			}
 		}

@@ -1,0 +1,101 @@
+package enforce
+
+import (
+	"iter"
+	"slices"
+
+	"github.com/culvert-project/culvert/enforce/plan"
+)
+
+// heldRoutes are the held routes in the order of removal, found by number and by
+// place in time that does not grow with their number. The zero value is empty.
+type heldRoutes struct {
+	list   []Entry // a crossed-out one has the number 0 until room is made
+	count  int
+	at     map[uint64]int // where in the list, by number
+	bySlot map[plan.Slot][]uint64
+}
+
+func (h *heldRoutes) add(entries ...Entry) {
+	if h.at == nil {
+		h.at, h.bySlot = map[uint64]int{}, map[plan.Slot][]uint64{}
+	}
+	for i := range entries {
+		e := &entries[i]
+		h.at[e.ID] = len(h.list)
+		h.bySlot[e.Route.Slot()] = append(h.bySlot[e.Route.Slot()], e.ID)
+		h.list = append(h.list, *e)
+	}
+	h.count += len(entries)
+}
+
+// get returns the entry with a number, or nil. It is valid until the next change.
+func (h *heldRoutes) get(id uint64) *Entry {
+	if i, ok := h.at[id]; ok {
+		return &h.list[i]
+	}
+	return nil
+}
+
+func (h *heldRoutes) len() int { return h.count }
+
+// first returns the one that was removed first, or nil.
+func (h *heldRoutes) first() *Entry {
+	for e := range h.all() {
+		return e
+	}
+	return nil
+}
+
+// all yields the entries in the order of removal. They may be removed meanwhile.
+func (h *heldRoutes) all() iter.Seq[*Entry] {
+	list := h.list
+	return func(yield func(*Entry) bool) {
+		for i := range list {
+			if list[i].ID != 0 && !yield(&list[i]) {
+				return
+			}
+		}
+	}
+}
+
+func (h *heldRoutes) remove(ids ...uint64) {
+	for _, id := range ids {
+		i, ok := h.at[id]
+		if !ok {
+			continue
+		}
+		slot := h.list[i].Route.Slot()
+		if left := slices.DeleteFunc(h.bySlot[slot], func(o uint64) bool { return o == id }); len(left) > 0 {
+			h.bySlot[slot] = left
+		} else {
+			delete(h.bySlot, slot)
+		}
+		delete(h.at, id)
+		h.list[i] = Entry{}
+		h.count--
+	}
+	if len(h.list) > 2*h.count {
+		h.compact()
+	}
+}
+
+// compact makes room once most of the list is crossed out.
+func (h *heldRoutes) compact() {
+	kept := make([]Entry, 0, h.count)
+	for e := range h.all() {
+		h.at[e.ID] = len(kept)
+		kept = append(kept, *e)
+	}
+	h.list = kept
+}
+
+// superseded returns the number of the entry that r is a newer copy of, or 0.
+func (h *heldRoutes) superseded(r *plan.Route) uint64 {
+	ids := h.bySlot[r.Slot()]
+	held := make([]*plan.Held, len(ids))
+	for i, id := range ids {
+		held[i] = &plan.Held{ID: id, Route: h.get(id).Route}
+	}
+	return plan.Superseded(held, r)
+}
