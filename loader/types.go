@@ -132,6 +132,8 @@ type Prefix struct {
 	Proto  uint8  // Server: IP protocol of the tunnel's transport, or AnyProto
 	Port   uint16 // Server: its destination port; 0 is any, or none
 	Exempt []int  // interface indexes by which its packets are counted as exempt, and never dropped
+
+	ExemptName string // the same for the interface of that name, once it is there; "" is none
 }
 
 // Config is the whole policy. The zero value protects nothing.

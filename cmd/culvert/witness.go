@@ -170,6 +170,7 @@ func (e *joined) Leave(ctx context.Context, tunnel string) (enforce.SessionStatu
 
 func (e *joined) end(ctx context.Context, tunnel string, how func(context.Context, string) (enforce.SessionStatus, error)) (enforce.SessionStatus, error) {
 	waited := e.join.Forget(tunnel)
+	defer e.join.Ending(tunnel)()
 	st, err := how(ctx, tunnel)
 	if errors.Is(err, enforce.ErrNoSession) && waited {
 		return enforce.SessionStatus{Tunnel: tunnel, State: enforce.Restored}, nil

@@ -395,3 +395,40 @@ func TestManyNames(t *testing.T) {
 	}
 	stopped(t, d)
 }
+
+// TestTunnelComesAndGoes: what leaks while the tunnel is closing, away, and coming
+// back is counted to the packet, though its session ends and begins meanwhile.
+func TestTunnelComesAndGoes(t *testing.T) {
+	for _, onLeak := range []string{"count", "drop"} {
+		t.Run(onLeak, func(t *testing.T) {
+			needs(t)
+			s := newStub(t)
+			d := s.daemon(t, "--on-leak", onLeak)
+			c := s.Leaks(t, filter("172.31.1.10"))
+			talking := speech{dst: "172.31.1.10", pause: time.Millisecond}.start(t, s.Client)
+			tun := s.Tun
+			for range 3 {
+				before := c.Packets()
+				if err := tun.Close(); err != nil {
+					t.Fatal(err)
+				}
+				c.Wait(before+50, patience)
+				tun = testenv.OpenTun(t, s.Client, "tun0", testenv.Prefixes("10.88.0.2/24", "fd88::2/64")...)
+				s.Client.IP(t, "route replace 172.31.0.0/16 dev tun0")
+				s.enforcing(t)
+			}
+			talking.Stop(t)
+			c.Settle(200 * time.Millisecond)
+			captured := exact(t, c)
+			got := s.leaked(t)
+			if captured.Packets < 150 {
+				t.Errorf("only %d packets left", captured.Packets)
+			}
+			got.Packets -= got.Dropped // what was stopped is in no capture
+			if int(captured.Packets) != got.Packets {
+				t.Errorf("%d packets were captured, %d counted: %+v", captured.Packets, got.Packets, s.table(t).By)
+			}
+			stopped(t, d)
+		})
+	}
+}

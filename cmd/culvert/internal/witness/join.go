@@ -139,6 +139,16 @@ func (j *Join) Freeze() bool {
 // Forget lets go of a session that only an earlier daemon's guard still holds.
 func (j *Join) Forget(tunnel string) bool { return j.keep != nil && j.keep.forget(tunnel) }
 
+// Ending says that somebody ends the session on a tunnel, until the result is
+// called. What leaks of one that ends by itself, because its tunnel vanished, is
+// counted on for a while.
+func (j *Join) Ending(tunnel string) (done func()) {
+	if j.keep == nil {
+		return func() {}
+	}
+	return j.keep.end(tunnel)
+}
+
 // Close ends the witness, once the enforcer has stopped. What Freeze kept goes
 // on without this process.
 func (j *Join) Close() error {

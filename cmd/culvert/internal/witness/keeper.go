@@ -3,6 +3,7 @@ package witness
 import (
 	"log/slog"
 	"maps"
+	"net/netip"
 	"reflect"
 	"slices"
 	"sync"
@@ -27,6 +28,9 @@ type keeper struct {
 	waiting map[string]enforce.Session // guarded by an earlier daemon, and not seen since
 	away    map[string]time.Time       // since when a tunnel is away
 	freed   map[string]bool            // away for longer than a guard lasts
+	ending  map[string]bool            // whose sessions somebody ends
+	ended   map[string]lingering       // vanished with their tunnels: counted on for a while
+	stops   bool                       // the daemon stops: no session ends by itself any more
 	owners  map[uint32]owner           // every ID ever used
 	held    bool                       // nothing is set until Begin: what was adopted stays
 	frozen  bool                       // nothing is set any more
@@ -39,7 +43,75 @@ func newKeeper(p Probe, want Rules, log *slog.Logger) *keeper {
 	return &keeper{
 		probe: p, want: want, log: log, now: time.Now,
 		waiting: map[string]enforce.Session{}, away: map[string]time.Time{},
-		freed: map[string]bool{}, owners: map[uint32]owner{},
+		freed: map[string]bool{}, owners: map[uint32]owner{}, ending: map[string]bool{}, ended: map[string]lingering{},
+	}
+}
+
+// lingering is a session that nobody ended: its tunnel vanished. What leaks until
+// the tunnel is back is counted, and let go.
+type lingering struct {
+	enforce.ProtectedSession
+	gateways []netip.Prefix
+	until    time.Time
+}
+
+// beside is what a session that lingers asks of addresses that no other session
+// protects: a word of one that is there weighs more.
+func (l lingering) beside(live []enforce.ProtectedSession) (enforce.ProtectedSession, []netip.Prefix) {
+	taken := func(p netip.Prefix) bool {
+		for _, s := range live {
+			for _, x := range s.Protect {
+				if x.Bits() <= p.Bits() && x.Contains(p.Addr()) {
+					return true
+				}
+			}
+		}
+		return false
+	}
+	s := l.ProtectedSession
+	s.Protect = slices.DeleteFunc(slices.Clone(s.Protect), taken)
+	s.Exclude = slices.DeleteFunc(slices.Clone(s.Exclude), taken)
+	s.Servers = slices.DeleteFunc(slices.Clone(s.Servers), func(srv enforce.Server) bool {
+		a := srv.Addr.Addr().Unmap()
+		return taken(netip.PrefixFrom(a, a.BitLen()))
+	})
+	return s, slices.DeleteFunc(slices.Clone(l.gateways), taken)
+}
+
+// lingerFor is how long a VPN client may take to come back.
+const lingerFor = 2 * time.Minute
+
+// linger keeps the sessions that are in the last protection, and not in p though
+// nobody ended them.
+func (k *keeper) linger(p enforce.Protection) {
+	here := map[string]bool{}
+	for _, s := range p.Sessions {
+		here[s.Tunnel] = true
+		delete(k.ended, s.Tunnel)
+	}
+	for _, s := range k.last.Sessions {
+		if here[s.Tunnel] || k.ending[s.Tunnel] || k.stops || k.want.Guard { // a guard's own end with nothing but a word
+			continue
+		}
+		s.Link = 0
+		k.ended[s.Tunnel] = lingering{s, k.last.Gateways, k.now().Add(lingerFor)}
+	}
+}
+
+// end says that somebody ends the session on a tunnel, until the result is
+// called: nothing of it is counted any more.
+func (k *keeper) end(tunnel string) (done func()) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.ending[tunnel] = true
+	if _, ok := k.ended[tunnel]; ok {
+		delete(k.ended, tunnel)
+		k.set(false)
+	}
+	return func() {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		delete(k.ending, tunnel)
 	}
 }
 
@@ -70,6 +142,7 @@ func (k *keeper) begin() {
 func (k *keeper) protect(p enforce.Protection) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.linger(p)
 	k.last = p
 	k.set(false)
 }
@@ -79,6 +152,7 @@ func (k *keeper) protect(p enforce.Protection) {
 func (k *keeper) freeze() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.stops = true
 	k.frozen = k.want.Guard && len(k.sessions()) > 0 && k.err == nil
 	return k.frozen
 }
@@ -108,7 +182,14 @@ func (k *keeper) tick() (ended []string) {
 			ended = append(ended, tunnel)
 		}
 	}
-	if k.err != nil || len(ended) > 0 || k.want.For > 0 && len(k.sessions()) > 0 {
+	over := false
+	for tunnel, s := range k.ended {
+		if !now.Before(s.until) {
+			delete(k.ended, tunnel)
+			over = true
+		}
+	}
+	if k.err != nil || over || len(ended) > 0 || k.want.For > 0 && len(k.sessions()) > 0 {
 		k.set(true)
 	}
 	return ended
@@ -135,7 +216,7 @@ func (k *keeper) set(renew bool) {
 	now := k.now()
 	p := enforce.Protection{Sessions: k.sessions(), Gateways: k.last.Gateways}
 	k.noteAway(p.Sessions, now)
-	pol := compile(p, k.want, func(tunnel string) bool { return k.freed[tunnel] })
+	pol := k.compile(p)
 	if !renew && k.err == nil && k.inForce != nil && reflect.DeepEqual(pol.config, *k.inForce) {
 		return
 	}
@@ -150,6 +231,23 @@ func (k *keeper) set(renew bool) {
 		return
 	}
 	k.err, k.inForce, k.until = nil, &same, pol.config.Until
+}
+
+// compile makes the policy of the sessions and of those that linger.
+func (k *keeper) compile(p enforce.Protection) policy {
+	guarded := len(p.Sessions) > 0
+	live := p.Sessions
+	for _, s := range k.ended {
+		rest, gateways := s.beside(live)
+		p.Sessions = append(slices.Clip(p.Sessions), rest)
+		p.Gateways = append(slices.Clip(p.Gateways), gateways...)
+	}
+	pol := compile(p, k.want, func(tunnel string) bool {
+		_, lingers := k.ended[tunnel]
+		return lingers || k.freed[tunnel]
+	})
+	pol.config.Guard = pol.config.Guard && guarded
+	return pol
 }
 
 // noteAway keeps track of which tunnels are away.

@@ -98,7 +98,9 @@ func TestKeeperSets(t *testing.T) {
 	if len(p.sets) != 1 || p.last() != "10.0.0.0/8 protected by 7\n" {
 		t.Errorf("%d sets: %s", len(p.sets), p.last())
 	}
+	done := k.end("tun0")
 	k.protect(sessions())
+	done()
 	if len(p.sets) != 2 || p.last() != "" {
 		t.Errorf("%d sets: %s", len(p.sets), p.last())
 	}
@@ -257,4 +259,59 @@ func TestKeeperMode(t *testing.T) {
 	k, _ = clock(&fakeProbe{}, Rules{})
 	k.protect(sessions(tun))
 	step("nobody asked for drops", report.Count, report.Count, report.Off)
+}
+
+// TestKeeperLingers: what leaks of a session whose tunnel vanished is counted on,
+// and let go, until it is back, somebody ends it, or it takes too long.
+func TestKeeperLingers(t *testing.T) {
+	for _, want := range []Rules{{}, {Drop: true}} {
+		p := &fakeProbe{}
+		k, now := clock(p, want)
+		drop := map[bool]string{true: " drop"}[want.Drop]
+		is := func(when, config string) {
+			t.Helper()
+			if got := p.last(); got != config {
+				t.Errorf("%s, drop %t: in force\n%swant\n%s", when, want.Drop, got, config)
+			}
+		}
+		tun := protected("tun0", 7, "10.0.0.0/8")
+		tun.Exclude = pfx("10.99.0.0/16")
+		k.protect(sessions(tun))
+		id := p.sets[0].Prefixes
+		k.protect(sessions())
+		is("vanished", "10.0.0.0/8 protected by 0\n10.99.0.0/16 excluded\n")
+		for i, x := range p.sets[len(p.sets)-1].Prefixes {
+			if x.ID != id[i].ID || x.Class == loader.Protected && x.ExemptName != "tun0" {
+				t.Errorf("the line is %+v, was %+v", x, id[i])
+			}
+		}
+		if holding, _ := k.state(); len(holding) != 0 || p.sets[len(p.sets)-1].Guard {
+			t.Errorf("holding %v", holding)
+		}
+		k.protect(sessions(protected("wg0", 9, "10.96.0.0/11")))
+		is("another protects a part", "10.0.0.0/8 protected by 0\n10.96.0.0/11 protected by 9"+drop+"\n")
+		k.protect(sessions(protected("wg0", 9, "10.0.0.0/8")))
+		is("another protects the same", "10.0.0.0/8 protected by 9"+drop+"\n")
+		tun.Link = 8
+		k.protect(sessions(tun))
+		is("back", "10.0.0.0/8 protected by 8"+drop+"\n10.99.0.0/16 excluded\n")
+		k.end("wg0")()
+		k.protect(sessions())
+		k.end("tun0")()
+		is("ended after it vanished", "")
+		k.protect(sessions(tun))
+		k.protect(sessions())
+		*now = now.Add(lingerFor)
+		k.tick()
+		is("for too long", "")
+		k.protect(sessions(tun))
+		done := k.end("tun0")
+		k.protect(sessions())
+		done()
+		is("ended", "")
+		k.protect(sessions(tun))
+		k.freeze()
+		k.protect(sessions())
+		is("the daemon stops", "")
+	}
 }

@@ -104,9 +104,13 @@ func (b *builder) protect(s *enforce.ProtectedSession, drop bool) {
 			continue
 		}
 		own := owner{s.Tunnel, x, int(s.Link)}
-		b.lines[x] = []loader.Prefix{{
+		line := loader.Prefix{
 			Prefix: x, Class: loader.Protected, ID: b.id(own), Drop: drop, Tunnel: int(s.Link), Exempt: indexes(s.KeepLinks),
-		}}
+		}
+		if s.Link == 0 { // it may be back, and carry packets, before its session knows
+			line.ExemptName = s.Tunnel
+		}
+		b.lines[x] = []loader.Prefix{line}
 	}
 }
 
@@ -146,7 +150,7 @@ func (b *builder) server(host netip.Prefix, around loader.Prefix, gates []loader
 	gates = fewer(gates)
 	for i := range gates {
 		gates[i] = loader.Prefix{
-			Prefix: host, Class: loader.Server, ID: id, Drop: around.Drop, Tunnel: around.Tunnel, Exempt: around.Exempt,
+			Prefix: host, Class: loader.Server, ID: id, Drop: around.Drop, Tunnel: around.Tunnel, Exempt: around.Exempt, ExemptName: around.ExemptName,
 			Proto: gates[i].Proto, Port: gates[i].Port,
 		}
 	}
