@@ -180,9 +180,13 @@ func kindChanges(t *testing.T, mode Mode) {
 	set(t, w, Config{Prefixes: protect(stagePrefixes...), Action: Drop})
 	program := func() (p string) {
 		w.do(func() error {
-			p = "ether"
-			if d := w.devices[byName("wwan0").Attrs().Index]; !d.ether {
-				p = "bare"
+			d := w.devices[byName("wwan0").Attrs().Index]
+			for name, prog := range map[string]*ebpf.Program{"ether": w.objs.LeakEther, "bare": w.objs.LeakBare} {
+				if info, err := prog.Info(); err == nil {
+					if id, ok := info.ID(); ok && id == attachedTo(d) {
+						p = name
+					}
+				}
 			}
 			return nil
 		})
@@ -203,6 +207,19 @@ func kindChanges(t *testing.T, mode Mode) {
 	if n := readable(fd); n != 0 {
 		t.Errorf("%d packets left", n)
 	}
+}
+
+// attachedTo is the program that the kernel has on a device for us.
+func attachedTo(d *device) ebpf.ProgramID {
+	if h, ok := d.hook.(tcx); ok {
+		if info, err := h.link.Info(); err == nil {
+			return info.Program
+		}
+	}
+	if h, ok := foundClsact(d.index).(clsact); ok {
+		return ebpf.ProgramID(h.filter.Id)
+	}
+	return 0
 }
 
 // tunOfKind makes a tun interface that says it is of another kind.
