@@ -544,3 +544,19 @@ func TestUnseen(t *testing.T) {
 	s.host.try(func() error { return netlink.LinkSetXdpFd(byName("h0"), -1) })
 	soon(t, "they have gone", func() bool { return len(s.status().Unseen) == 0 })
 }
+
+// TestRedirectedOut: what another program leads from the way in of one interface to the way out of another leaves the host.
+func TestRedirectedOut(t *testing.T) {
+	s := newStage(t, Options{})
+	cfg := full(9999)
+	cfg.Action = Drop
+	set(t, s.w, cfg)
+	guest := newNode(t)
+	wire(s.host, guest, "h1", "g0", []string{"10.8.0.1/24"}, []string{"10.8.0.2/24"})
+	s.host.clsact("h1")
+	s.host.run("tc filter add dev h1 ingress protocol ip u32 match u8 0 0 action mirred egress redirect dev h0")
+	s.stopped(guest, "g0", map[string][]byte{
+		"to a neighbour": frame(mac("h1"), nil, ipv4(netip.MustParseAddr("10.9.0.77"), 17, udp(1, 2, 9))),
+		"to this host":   frame(mac("h1"), nil, ipv4(hostAddr4, 17, udp(1, 2, 9))),
+	})
+}
