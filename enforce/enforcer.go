@@ -56,10 +56,11 @@ type Enforcer struct {
 	held      heldRoutes
 	written   written
 	lastID    uint64
-	baseline  bool // the policy grew since the table was last judged
-	unkept    bool // what the session store knows of a tunnel is old
-	unwritten bool // the last reading's removals could not all be written down
-	insecure  bool // a crash would lose what is held: the journal was taken away
+	baseline  bool         // the policy grew since the table was last judged
+	before    *plan.Policy // by which it was judged last; nil for none
+	unkept    bool         // what the session store knows of a tunnel is old
+	unwritten bool         // the last reading's removals could not all be written down
+	insecure  bool         // a crash would lose what is held: the journal was taken away
 	facts     Facts
 	lookedAt  time.Time // when facts were read
 	asked     int       // how far the questions have come, where they are many

@@ -90,7 +90,11 @@ func (e *Enforcer) settleTable(ctx context.Context) (settled bool, err error) {
 	// It is the first look until it is settled: a reading can bring to light what
 	// the last one hid (IPv6 routes between the legs of a multipath route). What
 	// stayed because it could not be written down stood before the next look too.
-	defer func() { e.baseline = e.baseline && (err != nil || e.unwritten) }()
+	defer func() {
+		if e.baseline = e.baseline && (err != nil || e.unwritten); !e.baseline {
+			e.before = e.policy()
+		}
+	}()
 	for range rounds {
 		settled, err = e.round(ctx)
 		if settled || (err != nil && !errors.Is(err, ErrInterrupted)) {
@@ -155,7 +159,7 @@ func (e *Enforcer) unknownLinks(pl *plan.Plan) bool {
 func (e *Enforcer) judge(ctx context.Context) (plan.Plan, error) {
 	var failed error
 	pl := plan.Make(plan.Input{
-		Policy: e.policy(), Held: e.planHeld(), Links: e.facts.Links, Baseline: e.baseline,
+		Policy: e.policy(), Held: e.planHeld(), Links: e.facts.Links, Baseline: e.baseline, Before: e.before,
 		Table: func(yield func(plan.Route) bool) {
 			for r, err := range e.sys.Table(ctx) {
 				if err != nil {

@@ -65,6 +65,9 @@ type Input struct {
 	Held     []Held
 	Links    []Link
 	Baseline bool // the first look under this policy: what stands was there before
+	// Before is the policy by which the table was last right, nil for none. What
+	// conflicts with it came since, while connected, whatever Baseline says.
+	Before *Policy
 }
 
 // Finding is something that the main table cannot settle, or may not.
@@ -328,9 +331,14 @@ func (m *maker) remove() {
 	removals = outsideIn(removals)
 	m.supersede(removals)
 	for _, a := range removals {
-		a.Hold = m.in.Baseline || a.Held != 0 || m.mustReturn(&a.Route)
+		a.Hold = m.stood(&a.Route) || a.Held != 0 || m.mustReturn(&a.Route)
 		m.out.Actions = append(m.out.Actions, a)
 	}
+}
+
+// stood reports whether a route was there before what it conflicts with.
+func (m *maker) stood(r *Route) bool {
+	return m.in.Baseline && (m.in.Before == nil || Judge(m.in.Before, r).Decision != Conflict)
 }
 
 func (m *maker) removal(c *candidate) Action {

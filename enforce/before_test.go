@@ -1,0 +1,44 @@
+package enforce_test
+
+import (
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/culvert-project/culvert/enforce"
+	"github.com/culvert-project/culvert/enforce/enforcetest"
+	"github.com/culvert-project/culvert/enforce/plan"
+)
+
+// TestAttackAsAnotherSessionOpens: a conflict with a session that has been open
+// for long is found by the look at the table with which another opens, before
+// the news of it. It came while connected and does not come back; what only
+// conflicts with the new session was there before, and does.
+func TestAttackAsAnotherSessionOpens(t *testing.T) {
+	const tun1 = 7
+	sys := &lateSystem{System: newHost(t)} // its edge hears of nothing
+	e, stop := run(t, sys, &enforcetest.Journal{}, enforce.Options{})
+	open(t, e, split)
+	do(t, sys.System, 0, func(tb *enforcetest.Table) error {
+		tb.AddLink(plan.Link{Index: tun1, Name: "tun1", Up: true})
+		return errors.Join(
+			tb.AddAddress(tun1, pfx("10.9.0.2/24")),
+			tb.Add(via("172.29.0.0/16", "10.9.0.1", tun1), enforcetest.Add),
+			tb.Add(via("172.31.1.0/24", "192.168.1.66", eth0), enforcetest.Add),
+			tb.Add(via("172.29.1.0/24", "192.168.1.66", eth0), enforcetest.Add),
+		)
+	})
+	open(t, e, enforce.Session{Tunnel: "tun1", Protect: []netip.Prefix{pfx("172.29.0.0/16")}})
+	for _, out := range []string{"172.31.1.0/24", "172.29.1.0/24"} {
+		if strings.Contains(sys.Text(), out) {
+			t.Errorf("%s is not removed:\n%s", out, sys.Text())
+		}
+	}
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	if text := sys.Text(); strings.Contains(text, "172.31.1.0/24") || !strings.Contains(text, "172.29.1.0/24") {
+		t.Errorf("what came is back, or what stood is not:\n%s", text)
+	}
+}
