@@ -42,8 +42,17 @@ func ownFolders(parent, private string) error {
 	return ownFolder(private, 0o700, 0o077)
 }
 
+// closeFolder takes from others what they must not do in a folder of this user's:
+// a file system that was mounted there lets everybody write, as /tmp does.
+func closeFolder(path string, info fs.FileInfo, forbidden fs.FileMode) error {
+	if info.Mode().Perm()&forbidden == 0 {
+		return nil
+	}
+	return os.Chmod(path, info.Mode().Perm()&^forbidden)
+}
+
 // ownFolder makes a folder, or sees to it that one that is there belongs to root
-// or to this user, and grants others nothing that is forbidden.
+// or to this user, and that others may do nothing there that is forbidden.
 func ownFolder(path string, mode, forbidden fs.FileMode) error {
 	if err := os.Mkdir(path, mode); err == nil {
 		return os.Chmod(path, mode) // whatever the umask is
@@ -60,8 +69,6 @@ func ownFolder(path string, mode, forbidden fs.FileMode) error {
 		return fmt.Errorf("%s is no folder; remove it", path)
 	case owner != 0 && int(owner) != os.Geteuid():
 		return fmt.Errorf("%s belongs to user %d, who could keep any daemon from starting; remove it", path, owner)
-	case info.Mode().Perm()&forbidden != 0:
-		return fmt.Errorf("%s has mode %04o, so that others could keep any daemon from starting; \"chmod %04o %s\" mends it", path, info.Mode().Perm(), mode, path)
 	}
-	return nil
+	return closeFolder(path, info, forbidden)
 }

@@ -95,3 +95,17 @@ func TestLockFolder(t *testing.T) {
 		}
 	}
 }
+
+// TestLockFolderIsClosed: a file system mounted on the folder lets everybody
+// write. The daemon starts, and takes that from them.
+func TestLockFolderIsClosed(t *testing.T) {
+	needs(t, "unshare")
+	s := newStub(t)
+	other := *s.prog
+	other.Bin = "unshare"
+	set := `mkdir -p /run/culvert && mount -t tmpfs none /run/culvert && "$0" "$@" && stat -c %a /run/culvert /run/culvert/lock`
+	r := other.Exec(t, append([]string{"-m", "sh", "-c", set, s.prog.Bin}, s.prog.Args("recover")...)...)
+	if r.Code != 0 || !strings.HasSuffix(r.Stdout, "755\n700\n") {
+		t.Errorf("%s", r)
+	}
+}
