@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 
 	"github.com/culvert-project/culvert/enforce/plan"
 )
@@ -20,7 +22,7 @@ type Preview struct {
 
 // PreviewAction is one step.
 type PreviewAction struct {
-	Kind      string   `json:"kind"` // "put" or "remove"
+	Kind      string   `json:"kind"` // "put", "remove", "withdraw", "restore" or "forget"
 	Route     string   `json:"route"`
 	Reason    string   `json:"reason"`
 	Links     []string `json:"links"`     // interfaces of its legs
@@ -28,11 +30,51 @@ type PreviewAction struct {
 	Connected bool     `json:"connected"` // the kernel's own for an interface's network
 }
 
-// PreviewSessions reads the table and says what opening the sessions would do. Nothing
-// is changed, and reading needs no privilege.
+// PreviewSessions reads the table and says what opening the sessions would do, where no
+// Enforcer is at work. Nothing is changed, and reading needs no privilege.
 func PreviewSessions(ctx context.Context, sys System, sessions []Session, opt Options) (Preview, error) {
-	e := New(sys, nil, opt)
-	facts, err := sys.Facts(ctx)
+	return New(sys, noJournal{}, opt).previewOf(ctx, sessions)
+}
+
+// Preview says what opening the sessions would do beside those that are open, each in
+// the place of the one on its tunnel: what is held, and what the Enforcer has put
+// itself, is known to it. Nothing is changed, and the loop goes on meanwhile.
+func (e *Enforcer) Preview(ctx context.Context, sessions []Session) (Preview, error) {
+	var copied *Enforcer
+	if err := e.do(ctx, func(context.Context) { copied = e.copied() }); err != nil {
+		return Preview{}, err
+	}
+	return copied.previewOf(ctx, sessions)
+}
+
+// copied is an Enforcer that knows all that this one does, to be asked what it would
+// do. It belongs to the caller, writes nothing down and tells nobody.
+func (e *Enforcer) copied() *Enforcer {
+	opt := e.opt
+	opt.Log, opt.Observe, opt.OnPolicy, opt.Own, opt.Sessions = nil, nil, nil, nil, nil
+	c := New(e.sys, noJournal{}, opt)
+	for _, s := range e.sessions {
+		c.sessions = append(c.sessions, &session{
+			Session: s.Session, asked: s.asked, state: s.state, link: s.link, id: s.id, up: s.up, loss: s.loss,
+		})
+	}
+	c.held, c.lastID = slices.Clone(e.held), e.lastID
+	c.facts, c.lookedAt, c.names = e.facts, e.lookedAt, maps.Clone(e.names)
+	c.own = e.own
+	c.setPolicy(e.policy())
+	return c
+}
+
+// noJournal is where nothing is ever removed.
+type noJournal struct{}
+
+func (noJournal) Load() ([]Entry, error) { return nil, nil }
+func (noJournal) Hold([]Entry) error     { return nil }
+func (noJournal) Forget([]uint64) error  { return nil }
+
+// previewOf opens the sessions in an Enforcer that does not run.
+func (e *Enforcer) previewOf(ctx context.Context, sessions []Session) (Preview, error) {
+	facts, err := e.sys.Facts(ctx)
 	if err != nil {
 		return Preview{}, fmt.Errorf("read interfaces: %w", err)
 	}
@@ -41,7 +83,12 @@ func PreviewSessions(ctx context.Context, sys System, sessions []Session, opt Op
 		if err := e.admit(ctx, &s, facts.Links); err != nil {
 			return Preview{}, err
 		}
-		e.sessions = append(e.sessions, &session{Session: s})
+		o := e.sessionNamed(s.Tunnel)
+		if o == nil {
+			o = &session{}
+			e.sessions = append(e.sessions, o)
+		}
+		o.Session = s
 	}
 	if err := e.look(ctx); err != nil {
 		return Preview{}, err

@@ -152,7 +152,8 @@ func (d *daemon) run(ctx context.Context, l *control.Listener) error {
 	defer stopEngine()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	server := control.Server{Engine: d.engine, Log: d.log, Daemon: control.Daemon{PID: os.Getpid(), Program: version(), Audit: d.settings.Audit, Notes: d.settings.Notes()}}
+	own, _ := binding() // that there is one was seen when the journal was opened
+	server := control.Server{Engine: d.engine, Log: d.log, Daemon: control.Daemon{PID: os.Getpid(), Program: version(), Audit: d.settings.Audit, Notes: d.settings.Notes(), Namespace: own.Namespace}}
 	for _, note := range d.settings.Notes() {
 		d.log.Warn(note)
 	}

@@ -60,6 +60,10 @@ func (e *fakeEngine) Leave(ctx context.Context, tunnel string) (enforce.SessionS
 	return e.Close(ctx, tunnel)
 }
 
+func (e *fakeEngine) Preview(context.Context, []enforce.Session) (enforce.Preview, error) {
+	return enforce.Preview{Reported: []string{"one"}}, nil
+}
+
 func (e *fakeEngine) Reload(context.Context) (enforce.Reloaded, error) {
 	return enforce.Reloaded{}, nil
 }

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"io"
 	"slices"
 	"strings"
@@ -8,13 +10,18 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/culvert-project/culvert/cmd/culvert/internal/config"
+	"github.com/culvert-project/culvert/cmd/culvert/internal/control"
 	"github.com/culvert-project/culvert/cmd/culvert/internal/plain"
 	"github.com/culvert-project/culvert/cmd/culvert/internal/session"
 	"github.com/culvert-project/culvert/enforce"
 )
 
 const planLong = `Show what opening the session would do to the main table now, and who would
-notice. Nothing is changed, no daemon is asked, and no privilege is needed.
+notice. Nothing is changed.
+
+Where a daemon runs it is asked: it knows what it holds and what it has put itself,
+and the plan is what "culvert up" would do, beside the other sessions, under the
+daemon's settings. Without one, no privilege is needed.
 
 With --config the sessions of that file are taken, and the one that the flags
 describe besides.
@@ -23,7 +30,9 @@ describe besides.
 
   version               1
   actions[]             in the order they would be carried out
-    kind                put or remove
+    kind                put, remove, withdraw (culvert's own route, not needed any
+                        more), restore (a held route, given back) or forget (one
+                        that will not come back)
     route, reason       in words
     links[]             interfaces that the route leaves by
     default, connected  what kind of route it is
@@ -54,6 +63,7 @@ func newPlan(p *platform) *cobra.Command {
 	f.StringVar(&file, "config", "", "YAML `file` whose sessions are taken")
 	f.BoolVar(&keep, "keep-unreachable", false, "report blackhole, unreachable and prohibit routes, do not remove them")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
+	f.String("socket", p.Socket, "`path` of the daemon's control socket")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		s, err := planSettings(cmd, file, &sess)
 		if err == nil {
@@ -83,7 +93,7 @@ func planSettings(cmd *cobra.Command, file string, sess *sessionFlags) (config.S
 			return s, err
 		}
 	}
-	if err := setChanged(cmd.Flags(), &s, "keep-unreachable"); err != nil {
+	if err := setChanged(cmd.Flags(), &s, "keep-unreachable", "socket"); err != nil {
 		return s, err
 	}
 	if len(s.Sessions) > 0 && !sess.given(cmd.Flags()) {
@@ -112,19 +122,55 @@ type notice struct {
 }
 
 func preview(cmd *cobra.Command, s config.Settings) (planDoc, error) {
-	sys, err := newSystem()
-	if err != nil {
-		return planDoc{}, err
-	}
-	defer sys.Close() //nolint:errcheck // only read
 	for i := range s.Sessions {
 		s.Sessions[i].Rearm = false // there is nothing to show for a tunnel that is not there
 	}
-	pr, err := enforce.PreviewSessions(cmd.Context(), sys, s.Sessions, engineOptions(s, nil))
+	pr, err := askPreview(cmd.Context(), s)
+	switch {
+	case errors.Is(err, control.ErrDenied):
+		_ = say(cmd.ErrOrStderr(), "culvert: warning: a daemon runs here that only root may ask; what it holds is not known to this plan\n")
+		pr, err = previewHere(cmd.Context(), s)
+	case errors.Is(err, control.ErrAway):
+		pr, err = previewHere(cmd.Context(), s)
+	}
 	if err != nil {
 		return planDoc{}, err
 	}
 	return newPlanDoc(pr, s.Sessions), nil
+}
+
+// askPreview asks the daemon. It is as good as away where the routing that it sees to
+// is another's.
+func askPreview(ctx context.Context, s config.Settings) (enforce.Preview, error) {
+	resp, err := control.Ask(ctx, s.Socket, control.Request{Op: control.Ping})
+	if err != nil {
+		return enforce.Preview{}, err
+	}
+	own, err := binding()
+	if err != nil {
+		return enforce.Preview{}, err
+	}
+	if resp.Daemon == nil || resp.Daemon.Namespace != own.Namespace {
+		return enforce.Preview{}, control.ErrAway
+	}
+	resp, err = control.Ask(ctx, s.Socket, control.Request{Op: control.Plan, Sessions: s.Sessions})
+	switch {
+	case err != nil:
+		return enforce.Preview{}, err
+	case resp.Preview == nil:
+		return enforce.Preview{}, errAnswer
+	}
+	return *resp.Preview, nil
+}
+
+// previewHere makes the plan of a daemon that would be started now.
+func previewHere(ctx context.Context, s config.Settings) (enforce.Preview, error) {
+	sys, err := newSystem()
+	if err != nil {
+		return enforce.Preview{}, err
+	}
+	defer sys.Close() //nolint:errcheck // only read
+	return enforce.PreviewSessions(ctx, sys, s.Sessions, engineOptions(s, nil))
 }
 
 func newPlanDoc(pr enforce.Preview, sessions []enforce.Session) planDoc {
@@ -152,9 +198,18 @@ var bridges = [...]struct{ prefix, who string }{
 	{"docker", "containers (Docker)"},
 	{"br-", "containers (a Docker network)"},
 	{"podman", "containers (Podman)"},
+	{"flannel", "containers (flannel)"},
+	{"cali", "containers (Calico)"},
+	{"tunl0", "containers of other machines (IPIP, Calico)"},
+	{"vxlan", "containers or machines elsewhere (VXLAN)"},
+	{"cilium", "containers (Cilium)"},
+	{"weave", "containers (Weave)"},
+	{"kube", "containers (Kubernetes)"},
 	{"cni", "containers (CNI)"},
 	{"lxc", "containers (LXC)"},
 	{"lxd", "containers (LXD)"},
+	{"incusbr", "containers (Incus)"},
+	{"veth", "containers (a veth)"},
 	{"virbr", "virtual machines (libvirt)"},
 	{"vmnet", "virtual machines (VMware)"},
 	{"vboxnet", "virtual machines (VirtualBox)"},
@@ -181,12 +236,18 @@ func whoNotices(a enforce.PreviewAction) string {
 
 // printPlan writes the plan in groups, the empty ones left out.
 func printPlan(w io.Writer, doc planDoc) {
-	var removed, put, noticed, missing []string
+	var removed, put, noticed, missing, withdrawn, restored, forgotten []string
 	for _, a := range doc.Actions {
 		line := a.Route + "  (" + a.Reason + ")"
 		switch {
 		case a.Kind == "remove":
 			removed = append(removed, line)
+		case a.Kind == "withdraw":
+			withdrawn = append(withdrawn, line)
+		case a.Kind == "restore":
+			restored = append(restored, line)
+		case a.Kind == "forget":
+			forgotten = append(forgotten, line)
 		case !slices.Contains(doc.Pinholes, a.Route):
 			put = append(put, line)
 		}
@@ -206,6 +267,9 @@ func printPlan(w io.Writer, doc planDoc) {
 	group(w, "Would be removed, and given back at the end", removed)
 	group(w, "Would be added, as routes of the tunnel", put)
 	group(w, "Would be added, as pinholes for the way to the VPN server", doc.Pinholes)
+	group(w, "Would be withdrawn, culvert's own", withdrawn)
+	group(w, "Held, and would be given back", restored)
+	group(w, "Held, and would not come back", forgotten)
 	group(w, "Who would notice", noticed)
 	group(w, "Protected, but no route into the tunnel can be added now", missing)
 	group(w, "Takes protected traffic, and would stay", doc.Reported)

@@ -36,6 +36,22 @@ func TestPlanJSON(t *testing.T) {
 	golden(t, "plan.json", b.String())
 }
 
+// TestPlanKinds: what is taken away or given back is not said to be added.
+func TestPlanKinds(t *testing.T) {
+	var b bytes.Buffer
+	printPlan(&b, newPlanDoc(enforce.Preview{Actions: []enforce.PreviewAction{
+		{Kind: "withdraw", Route: "192.168.1.1/32 dev eth0", Reason: "no longer needed", Links: []string{"eth0"}},
+		{Kind: "restore", Route: "172.31.1.0/24 via 192.168.1.66 dev eth0", Reason: "nothing protects it", Links: []string{"eth0"}},
+		{Kind: "forget", Route: "172.31.2.0/24 dev gone0", Reason: "its interface is gone"},
+	}}, nil))
+	want := "Would be withdrawn, culvert's own:\n  192.168.1.1/32 dev eth0  (no longer needed)\n" +
+		"Held, and would be given back:\n  172.31.1.0/24 via 192.168.1.66 dev eth0  (nothing protects it)\n" +
+		"Held, and would not come back:\n  172.31.2.0/24 dev gone0  (its interface is gone)\n"
+	if b.String() != want {
+		t.Errorf("got:\n%s\nwant:\n%s", b.String(), want)
+	}
+}
+
 func TestPlanSettled(t *testing.T) {
 	var b strings.Builder
 	printPlan(&b, newPlanDoc(enforce.Preview{}, nil))
@@ -51,6 +67,10 @@ func TestWhoNotices(t *testing.T) {
 	}{
 		{enforce.PreviewAction{Links: []string{"docker0"}, Connected: true}, "containers (Docker) on docker0"},
 		{enforce.PreviewAction{Links: []string{"br-0a1b2c3d4e5f"}, Connected: true}, "containers (a Docker network) on br-0a1b2c3d4e5f"},
+		{enforce.PreviewAction{Links: []string{"flannel.1"}}, "containers (flannel) on flannel.1"},
+		{enforce.PreviewAction{Links: []string{"cali0a1b2c3d"}}, "containers (Calico) on cali0a1b2c3d"},
+		{enforce.PreviewAction{Links: []string{"tunl0"}}, "containers of other machines (IPIP, Calico) on tunl0"},
+		{enforce.PreviewAction{Links: []string{"vxlan.calico"}}, "containers or machines elsewhere (VXLAN) on vxlan.calico"},
 		{enforce.PreviewAction{Links: []string{"virbr0"}}, "virtual machines (libvirt) on virbr0"},
 		{enforce.PreviewAction{Links: []string{"eth0"}, Connected: true}, "the local network on eth0"},
 		{enforce.PreviewAction{Links: []string{"eth0", "eth1"}, Default: true}, "everything that uses the default route by eth0, eth1"},

@@ -45,6 +45,7 @@ const (
 	Status Op = "status" // everything there is to tell
 	Policy Op = "policy" // the open sessions as they were asked for
 
+	Plan    Op = "plan"    // what opening Sessions would do
 	Leaks   Op = "leaks"   // what leaked, all of it
 	Watch   Op = "watch"   // what happens, as it happens
 	Release Op = "release" // end the guards of tunnels that are away
@@ -57,6 +58,8 @@ type Request struct {
 	Op      Op               `json:"op"`
 	Session *enforce.Session `json:"session,omitempty"`
 	Tunnel  string           `json:"tunnel,omitempty"`
+
+	Sessions []enforce.Session `json:"sessions,omitempty"`
 }
 
 // Response is the answer to it: Error, or what the operation returns.
@@ -76,6 +79,7 @@ type Response struct {
 	Released *report.Released `json:"released,omitempty"`
 
 	Reloaded *enforce.Reloaded `json:"reloaded,omitempty"`
+	Preview  *enforce.Preview  `json:"preview,omitempty"` // of plan
 }
 
 // Daemon says who answers.
@@ -85,6 +89,8 @@ type Daemon struct {
 	Audit   bool   `json:"audit,omitempty"`
 
 	Notes []string `json:"notes,omitempty"` // what to know of its settings when a session is opened
+
+	Namespace string `json:"namespace,omitempty"` // whose routing it is, where a machine has several
 }
 
 // Code says what kind of error a response carries.
@@ -148,17 +154,19 @@ func readRequest(r io.Reader) (Request, error) {
 
 // check says whether an operation has what it needs, and nothing else.
 func (req Request) check() error {
-	var session, tunnel bool
+	var session, tunnel, sessions bool
 	switch req.Op {
 	case Ping, Status, Policy, Leaks, Watch, Release, Reload:
 	case Open:
 		session = true
+	case Plan:
+		sessions = true
 	case Close, Leave:
 		tunnel = true
 	default:
 		return &Error{CodeProtocol, fmt.Sprintf("request: operation %.40q is unknown", string(req.Op))}
 	}
-	if session != (req.Session != nil) || tunnel != (req.Tunnel != "") {
+	if session != (req.Session != nil) || tunnel != (req.Tunnel != "") || sessions != (len(req.Sessions) > 0) {
 		return &Error{CodeProtocol, fmt.Sprintf("request: %s has too much or too little beside it", req.Op)}
 	}
 	return nil

@@ -36,6 +36,7 @@ type Engine interface {
 	Close(ctx context.Context, tunnel string) (enforce.SessionStatus, error)
 	Leave(ctx context.Context, tunnel string) (enforce.SessionStatus, error)
 	Reload(ctx context.Context) (enforce.Reloaded, error)
+	Preview(ctx context.Context, sessions []enforce.Session) (enforce.Preview, error)
 	Status(ctx context.Context) (report.Status, error)
 	Sessions(ctx context.Context) ([]enforce.Session, error)
 	Gateways() []netip.Prefix
@@ -205,6 +206,8 @@ func (s *Server) do(ctx context.Context, req Request) (resp Response, err error)
 		resp.Session, err = pointer(s.Engine.Close(ctx, req.Tunnel))
 	case Leave:
 		resp.Session, err = pointer(s.Engine.Leave(ctx, req.Tunnel))
+	case Plan:
+		resp.Preview, err = pointer(s.Engine.Preview(ctx, req.Sessions))
 	case Reload:
 		resp.Reloaded, err = pointer(s.Engine.Reload(ctx))
 	case Policy:
