@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
-	"slices"
 
 	"github.com/culvert-project/culvert/enforce/plan"
 )
@@ -58,7 +57,10 @@ func (e *Enforcer) copied() *Enforcer {
 			Session: s.Session, asked: s.asked, state: s.state, link: s.link, id: s.id, up: s.up, loss: s.loss,
 		})
 	}
-	c.held, c.lastID = slices.Clone(e.held), e.lastID
+	for h := range e.held.all() {
+		c.held.add(*h)
+	}
+	c.lastID = e.lastID
 	c.facts, c.lookedAt, c.names = e.facts, e.lookedAt, maps.Clone(e.names)
 	c.own = e.own
 	c.setPolicy(e.policy())
