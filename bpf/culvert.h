@@ -18,6 +18,7 @@
 #define MAX_FRAGMENTS 1024
 #define MAX_SUBNETS 65536
 #define MAX_PACES 4096
+#define IF_NAME 16	/* of a device, with its end */
 #define RING_BYTES (1 << 18)
 #define SAMPLE_WINDOW 100000000ULL /* 100 ms */
 
@@ -118,6 +119,7 @@ struct rule {
 	__u32 exempt; /* groups of devices by which its packets are no leaks */
 	__u32 owner[MAX_OWNERS]; /* tunnels, by ifindex */
 	struct gate gate[MAX_GATES];
+	char tunnel[IF_NAME]; /* its name, by which it may be back under another ifindex; empty: none */
 };
 
 struct counter_key {
@@ -428,6 +430,23 @@ static __always_inline bool paced(__u32 ifindex, enum reason why)
 	if (p->used >= (why == REASON_EXEMPT_ND ? ND_BURST : DHCP_BURST))
 		return false;
 	__sync_fetch_and_add(&p->used, 1);
+	return true;
+}
+
+/* returned is true of a tunnel that went and is back by its name: the loader hears of both a moment later than packets
+ * may come. */
+static __always_inline bool returned(const struct rule *r, const struct net_device *dev)
+{
+	char name[IF_NAME] = {};
+
+	if (!r->tunnel[0] || peek(&name, &dev->name))
+		return false;
+	for (int i = 0; i < IF_NAME; i++) {
+		if (name[i] != r->tunnel[i])
+			return false;
+		if (!name[i])
+			break;
+	}
 	return true;
 }
 

@@ -583,8 +583,12 @@ static __always_inline int record(struct __sk_buff *skb, const struct packet *p,
 static __always_inline int judge(struct __sk_buff *skb, struct packet *p, const struct rule *r)
 {
 	struct subnet *net = subnet_of(skb->ifindex, p);
+	const struct sk_buff *k = (void *)skb;
+	struct net_device *dev = NULL;
 	enum reason why;
 
+	if (r->tunnel[0] && !peek(&dev, &k->dev) && returned(r, dev))
+		return TC_NEXT; /* its own tunnel, back again */
 	if (inward(skb, net))
 		return TC_NEXT; /* not on its way out */
 	parse_ports(skb, p);

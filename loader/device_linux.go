@@ -139,7 +139,7 @@ func (w *Witness) appear(d *device, heard time.Time) {
 		}
 	} else {
 		w.stale()
-		d.exempt = w.groups.of(d)
+		d.exempt = w.groups.of(d.index)
 		w.devices[d.index] = d
 	}
 	if d.hook == nil {

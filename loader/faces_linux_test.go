@@ -119,3 +119,25 @@ func checksum(b []byte) uint16 {
 	}
 	return ^uint16(sum)
 }
+
+// TestReturned: an interface that has the tunnel's name is the tunnel, whatever its index; one whose name only begins so
+// is not.
+func TestReturned(t *testing.T) {
+	s := newStage(t, Options{})
+	for name, leaked := range map[string]uint64{"h0": 0, "h": rounds, "h00": rounds, "": rounds} {
+		cfg := Config{Prefixes: protect(stagePrefixes...), Tunnels: []int{9999}}
+		for i := range cfg.Prefixes {
+			cfg.Prefixes[i].Name, cfg.Prefixes[i].Tunnel = name, 9999
+		}
+		set(t, s.w, cfg)
+		before := leaks(t, s.w, s.dev, Reason.Leak)
+		s.send(rounds, true)
+		if got := minus(leaks(t, s.w, s.dev, Reason.Leak), before); got.Packets != leaked {
+			t.Errorf("%q: %d packets counted, want %d", name, got.Packets, leaked)
+		}
+	}
+	long := Config{Prefixes: []Prefix{{Prefix: netip.MustParsePrefix("10.9.0.0/24"), Name: "sixteen-letters-"}}}
+	if err := s.w.Set(long); err == nil {
+		t.Error("a name that is too long was taken")
+	}
+}

@@ -174,6 +174,7 @@ type leakRule struct {
 	Exempt uint32
 	Owner  [4]uint32
 	Gate   [8]leakGate
+	Tunnel [16]int8
 }
 
 type leakSample struct {

@@ -17,24 +17,18 @@ import (
 type rules map[netip.Prefix]leakRule
 
 // groups are the exemptions of a policy: each different set of interfaces is a bit.
-type groups []group
-
-// group is a set of interfaces: some by index, one by name.
-type group struct {
-	indexes []int
-	name    string
-}
+type groups [][]int
 
 // maxGroups is how many bits a rule has.
 const maxGroups = 32
 
 // bit is that of a set of interfaces, which gets one if it has none; 0 is that of no interfaces.
-func (g *groups) bit(indexes []int, name string) uint32 {
-	set := group{slices.Compact(slices.Sorted(slices.Values(indexes))), name}
-	if len(set.indexes) == 0 && name == "" {
+func (g *groups) bit(set []int) uint32 {
+	set = slices.Compact(slices.Sorted(slices.Values(set)))
+	if len(set) == 0 {
 		return 0
 	}
-	i := slices.IndexFunc(*g, func(s group) bool { return s.name == name && slices.Equal(s.indexes, set.indexes) })
+	i := slices.IndexFunc(*g, func(s []int) bool { return slices.Equal(s, set) })
 	if i < 0 {
 		i = len(*g)
 		*g = append(*g, set)
@@ -43,9 +37,9 @@ func (g *groups) bit(indexes []int, name string) uint32 {
 }
 
 // of is every group that an interface is in.
-func (g groups) of(d *device) (bits uint32) {
+func (g groups) of(index int) (bits uint32) {
 	for i, set := range g {
-		if slices.Contains(set.indexes, d.index) || set.name != "" && set.name == d.name {
+		if slices.Contains(set, index) {
 			bits |= 1 << i
 		}
 	}
@@ -90,7 +84,7 @@ func (w *Witness) swap(next rules, exempt groups) error {
 		put = func() error { return tries.put(&w.objs.leakMaps) }
 	}
 	w.configured = true
-	both := func(d *device) uint32 { return d.exempt & exempt.of(d) }
+	both := func(d *device) uint32 { return d.exempt & exempt.of(d.index) }
 	if err := w.exempt(both); err != nil {
 		return err
 	}
@@ -101,7 +95,7 @@ func (w *Witness) swap(next rules, exempt groups) error {
 		return err
 	}
 	w.groups = exempt
-	return w.exempt(func(d *device) uint32 { return exempt.of(d) })
+	return w.exempt(func(d *device) uint32 { return exempt.of(d.index) })
 }
 
 // tries are a policy, built aside.
@@ -170,7 +164,7 @@ func compile(cfg Config) (rules, groups, error) {
 		}
 		key := canonical(p.Prefix)
 		r, ok := all[key]
-		bit := exempt.bit(p.Exempt, p.ExemptName)
+		bit := exempt.bit(p.Exempt)
 		if !ok {
 			r = leakRule{Id: p.ID, Class: uint8(p.Class), Action: uint8(cfg.Action), Exempt: bit}
 		}
@@ -202,6 +196,12 @@ func add(r *leakRule, p Prefix, exempt uint32) error {
 	}
 	if p.Drop {
 		r.Action = uint8(Drop)
+	}
+	if len(p.Name) >= len(r.Tunnel) {
+		return fmt.Errorf("%q is too long for the name of an interface", p.Name)
+	}
+	for i := range len(p.Name) {
+		r.Tunnel[i] = int8(p.Name[i])
 	}
 	if err := addOwner(r, p.Tunnel); err != nil {
 		return err

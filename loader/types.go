@@ -132,8 +132,7 @@ type Prefix struct {
 	Proto  uint8  // Server: IP protocol of the tunnel's transport, or AnyProto
 	Port   uint16 // Server: its destination port; 0 is any, or none
 	Exempt []int  // interface indexes by which its packets are counted as exempt, and never dropped
-
-	ExemptName string // the same for the interface of that name, once it is there; "" is none
+	Name   string // of its tunnel: an interface that comes back by it owns it too, from its first packet on; "" is none
 }
 
 // Config is the whole policy. The zero value protects nothing.

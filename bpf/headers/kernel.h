@@ -37,10 +37,12 @@ struct rtable {
 } __core;
 
 struct net_device {
+	char name[16];
 	int ifindex;
 } __core;
 
 struct sk_buff {
+	struct net_device *dev;
 	unsigned int len;
 	__u32 mark;
 	int skb_iif;

@@ -281,7 +281,7 @@ func TestKeeperLingers(t *testing.T) {
 		k.protect(sessions())
 		is("vanished", "10.0.0.0/8 protected by 0\n10.99.0.0/16 excluded\n")
 		for i, x := range p.sets[len(p.sets)-1].Prefixes {
-			if x.ID != id[i].ID || x.Class == loader.Protected && x.ExemptName != "tun0" {
+			if x.ID != id[i].ID || x.Class == loader.Protected && x.Name != "tun0" {
 				t.Errorf("the line is %+v, was %+v", x, id[i])
 			}
 		}

@@ -93,7 +93,7 @@ func (b *builder) gateways(list []netip.Prefix) {
 		}
 		b.lines[host] = []loader.Prefix{{
 			Prefix: host, Class: loader.Gateway, ID: b.within(host, around), Drop: around.Drop, Tunnel: around.Tunnel,
-			Exempt: around.Exempt,
+			Exempt: around.Exempt, Name: around.Name,
 		}}
 	}
 }
@@ -104,13 +104,9 @@ func (b *builder) protect(s *enforce.ProtectedSession, drop bool) {
 			continue
 		}
 		own := owner{s.Tunnel, x, int(s.Link)}
-		line := loader.Prefix{
-			Prefix: x, Class: loader.Protected, ID: b.id(own), Drop: drop, Tunnel: int(s.Link), Exempt: indexes(s.KeepLinks),
-		}
-		if s.Link == 0 { // it may be back, and carry packets, before its session knows
-			line.ExemptName = s.Tunnel
-		}
-		b.lines[x] = []loader.Prefix{line}
+		b.lines[x] = []loader.Prefix{{
+			Prefix: x, Class: loader.Protected, ID: b.id(own), Drop: drop, Tunnel: int(s.Link), Name: s.Tunnel, Exempt: indexes(s.KeepLinks),
+		}}
 	}
 }
 
@@ -150,7 +146,7 @@ func (b *builder) server(host netip.Prefix, around loader.Prefix, gates []loader
 	gates = fewer(gates)
 	for i := range gates {
 		gates[i] = loader.Prefix{
-			Prefix: host, Class: loader.Server, ID: id, Drop: around.Drop, Tunnel: around.Tunnel, Exempt: around.Exempt, ExemptName: around.ExemptName,
+			Prefix: host, Class: loader.Server, ID: id, Drop: around.Drop, Tunnel: around.Tunnel, Exempt: around.Exempt, Name: around.Name,
 			Proto: gates[i].Proto, Port: gates[i].Port,
 		}
 	}
