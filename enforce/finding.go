@@ -23,11 +23,25 @@ func (e *Enforcer) takeIn(pl *plan.Plan) {
 			}
 		}
 	}
+	e.noteGateways(pl.Policy)
 	for i := range pl.Reported {
 		r := &pl.Reported[i]
 		e.report(r, plan.Judge(pl.Policy, r), Event{Route: *r, Seen: e.lookedAt})
 	}
 	e.tellUntold()
+}
+
+// noteGateways tells of the next hops whose host routes stay: they are no way around the tunnel.
+func (e *Enforcer) noteGateways(p *plan.Policy) {
+	for en := range p.Entries() {
+		if en.Class != plan.Gateway {
+			continue
+		}
+		if s := e.sessionOn(p.Spec().Sessions[en.Session].Tunnel); s != nil {
+			s.notes = append(s.notes, fmt.Sprintf("%s is the next hop to the VPN server: only neighbour discovery and DHCP may go there outside %s; "+
+				"all else is a leak, DNS too (exclude %s to let it pass)", en.Prefix.Addr(), s.Tunnel, en.Prefix))
+		}
+	}
 }
 
 // foreignLocal returns the routes of table local that lead a session's traffic
