@@ -68,6 +68,9 @@ func answerAdded(v *view, r *plan.Route, a *Answer) {
 // event takes in what the edge path did, after the fact.
 func (e *Enforcer) event(ctx context.Context, ev Event) {
 	defer e.wantLevel("route event")
+	if ev.Err = e.displaced(ev.Err); errors.Is(ev.Err, ErrAlready) {
+		ev.Err = nil // Idle says it
+	}
 	if ev.Change == Deleted {
 		e.eventDeleted(ev)
 		return

@@ -1,6 +1,11 @@
 package enforce
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+
+	"github.com/culvert-project/culvert/enforce/plan"
+)
 
 // What a System's errors mean to the Enforcer; they are found with errors.Is.
 var (
@@ -18,6 +23,22 @@ var (
 	// ErrNoSession: no session is open on that tunnel.
 	ErrNoSession = errors.New("no session")
 )
+
+// DisplacedError says that a delete also took other routes, which could not be put
+// back. They must be held until they can. It stands for Result otherwise.
+type DisplacedError struct {
+	Routes []plan.Route
+	Why    error // why they could not be put back
+	Result error // what became of the delete itself: nil is success
+}
+
+// Error says how many routes are out, and why.
+func (e *DisplacedError) Error() string {
+	return fmt.Sprintf("%d other routes were deleted with it and cannot stand now: %v", len(e.Routes), e.Why)
+}
+
+// Unwrap returns what became of the delete.
+func (e *DisplacedError) Unwrap() error { return e.Result }
 
 // InputError says what is wrong with what the caller asked for, naming the
 // input and the remedy. Nothing was changed.

@@ -1,6 +1,7 @@
 package enforce
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -60,6 +61,20 @@ func (e *Enforcer) secure() {
 			s.err = fmt.Errorf("what is held would be lost in a crash: %w", err)
 		}
 	}
+}
+
+// displaced holds what a delete took beside what was meant, and returns the
+// delete's own result.
+func (e *Enforcer) displaced(err error) error {
+	var d *DisplacedError
+	if !errors.As(err, &d) {
+		return err
+	}
+	if _, failed := e.hold(d.Routes, make([]bool, len(d.Routes)), false); failed != nil {
+		e.log.error("routes lost", "first", e.text(&d.Routes[0]), "routes", len(d.Routes), "err", errors.Join(d.Why, failed))
+	}
+	e.wantLevel("a route was displaced")
+	return d.Result
 }
 
 // forget crosses entries out. When that fails the worst is that they are given

@@ -199,6 +199,7 @@ func (e *Enforcer) carryOut(ctx context.Context, actions []plan.Action, on occas
 	var crossed []uint64
 	for i := range actions {
 		a := &actions[i]
+		errs[i] = e.displaced(errs[i])
 		crossed = append(crossed, e.outcome(a, errs[i], ids[i])...)
 		e.note(a, errs[i], on)
 		progress = progress || (errs[i] == nil && a.Kind != plan.Forget)

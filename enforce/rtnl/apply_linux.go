@@ -201,8 +201,9 @@ func deleteRoute(s *socket, raw []byte, r *plan.Route) error {
 	return cmp.Or(errs, idle)
 }
 
-func deleteOne(s *socket, raw []byte, r *plan.Route, body func(b, raw []byte, r *plan.Route) []byte) error {
+func deleteOne(s *socket, raw []byte, r *plan.Route, body func(b, raw []byte, r *plan.Route) []byte) (err error) {
 	var aside []string
+	defer func() { err = displaced(s, aside, err) }()
 	for {
 		s.echo = s.echo[:0]
 		s.begin(unix.RTM_DELROUTE, unix.NLM_F_ACK|unix.NLM_F_ECHO)
@@ -213,7 +214,7 @@ func deleteOne(s *socket, raw []byte, r *plan.Route, body func(b, raw []byte, r 
 		}
 		err := s.do(nil)
 		if err != nil || len(s.echo) == 0 || isVictim(s.echo, r) {
-			return cmp.Or(putBack(s, aside), deleteError(err, r))
+			return deleteError(err, r)
 		}
 		aside = append(aside, string(s.echo))
 	}
@@ -228,18 +229,24 @@ func isVictim(deleted []byte, r *plan.Route) bool {
 		(r.NexthopID != 0 || (d.Hop == r.Hop && d.More == r.More && d.Type == r.Type))
 }
 
-// putBack adds routes that were deleted by mistake, ahead of their slots'
-// others, as they had been found ahead of the one that was meant.
-func putBack(s *socket, aside []string) (err error) {
+// displaced puts back what was deleted by mistake, ahead of its slot's others, as
+// it had been found ahead of the one that was meant. What cannot be put back now is
+// named in the error, beside what became of the delete itself.
+func displaced(s *socket, aside []string, deleted error) error {
+	var out []plan.Route
+	var errs error
 	for _, raw := range slices.Backward(aside) {
 		var r plan.Route
 		parseRoute([]byte(raw), &r, nil)
 		r.Raw = raw
-		if e := addRoute(s, &r, true, 0); !errors.Is(e, enforce.ErrAlready) {
-			err = errors.Join(err, e)
+		if err := restoreRoute(s, &r, true, 0); err != nil && !errors.Is(err, enforce.ErrAlready) {
+			out, errs = append(out, r), errors.Join(errs, err)
 		}
 	}
-	return err
+	if len(out) == 0 {
+		return deleted
+	}
+	return &enforce.DisplacedError{Routes: out, Why: errs, Result: deleted}
 }
 
 func deleteError(err error, r *plan.Route) error {

@@ -19,6 +19,9 @@ import (
 func (s *System) dial() (c *netlink.Conn, err error) {
 	err = s.ns.do(func() error {
 		c, err = netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{Strict: true})
+		if err == nil {
+			err = c.SetDeadline(time.Now().Add(answerWait)) // of all that is asked on it
+		}
 		return err
 	})
 	if err != nil {

@@ -2,10 +2,13 @@ package rtnl
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,11 +16,13 @@ import (
 // socket is one raw RTNETLINK socket. It is used by one goroutine at a time,
 // and once warm it does not allocate.
 type socket struct {
-	fd   int
-	port uint32
-	seq  uint32
-	in   []byte
-	out  []byte
+	fd       int
+	port     uint32
+	seq      uint32
+	in       []byte
+	out      []byte
+	patience time.Duration // how long an answer may take; 0: answerWait
+
 	echo []byte // the route that the last request with NLM_F_ECHO deleted
 	said []byte // what the kernel says is wrong with the last request, "" where it has no words
 }
@@ -84,7 +89,7 @@ func (s *socket) send() error {
 // read takes one datagram, waiting for it if need be.
 func (s *socket) read() ([]byte, error) {
 	for {
-		n, err := unix.Read(s.fd, s.in)
+		n, err := s.receive()
 		switch {
 		case err == nil:
 			return s.in[:n], nil
@@ -99,19 +104,36 @@ func (s *socket) read() ([]byte, error) {
 	}
 }
 
+// receive takes one datagram into the input buffer without waiting. One that does
+// not fit is EMSGSIZE: cut off, it would read as a shorter answer.
+func (s *socket) receive() (int, error) {
+	n, _, errno := unix.Syscall6(unix.SYS_RECVFROM, uintptr(s.fd), uintptr(unsafe.Pointer(unsafe.SliceData(s.in))), uintptr(len(s.in)),
+		unix.MSG_TRUNC, 0, 0)
+	switch {
+	case errno != 0:
+		return 0, errno
+	case int(n) > len(s.in):
+		return 0, unix.EMSGSIZE
+	}
+	return int(n), nil
+}
+
 // answerWait bounds how long the kernel may take to answer; it answers changes
 // at once and dumps piece by piece, so this is never reached in health.
-const answerWait = 30_000 // milliseconds
+const answerWait = 30 * time.Second
+
+// errNoAnswer is what an unanswered request comes to; callers say which it was.
+var errNoAnswer = fmt.Errorf("the kernel's netlink gave no answer for a long time: %w", os.ErrDeadlineExceeded)
 
 func (s *socket) wait() error {
 	fds := []unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLIN}}
 	for {
-		switch n, err := unix.Poll(fds, answerWait); {
+		switch n, err := unix.Poll(fds, int(cmp.Or(s.patience, answerWait).Milliseconds())); {
 		case err == unix.EINTR:
 		case err != nil:
 			return err
 		case n == 0:
-			return os.ErrDeadlineExceeded
+			return errNoAnswer
 		default:
 			return nil
 		}

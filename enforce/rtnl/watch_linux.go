@@ -152,7 +152,7 @@ func (w *watcher) run(ctx context.Context) {
 	_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), -20)
 	// The thread ends with this goroutine: its priority is nobody else's.
 	for ctx.Err() == nil {
-		n, err := unix.Read(w.in.fd, w.in.in)
+		n, err := w.in.receive()
 		switch {
 		case err == nil:
 			w.datagram(w.in.in[:n])
@@ -182,6 +182,9 @@ func (w *watcher) datagram(b []byte) {
 	for {
 		hdr, body, rest, ok := nextMessage(b)
 		if !ok {
+			if len(b) > 0 {
+				w.sink.Dirty("an announcement could not be read")
+			}
 			return
 		}
 		b = rest
@@ -252,7 +255,11 @@ func (w *watcher) answer(change enforce.Change, hdr *unix.NlMsghdr, body []byte,
 
 // idle tells an error apart from there having been nothing to do.
 func idle(err error) (bool, error) {
-	if errors.Is(err, enforce.ErrAlready) {
+	var d *enforce.DisplacedError
+	switch {
+	case errors.As(err, &d):
+		return errors.Is(err, enforce.ErrAlready), err
+	case errors.Is(err, enforce.ErrAlready):
 		return true, nil
 	}
 	return false, err
