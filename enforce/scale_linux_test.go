@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/culvert-project/culvert/enforce"
 	"github.com/culvert-project/culvert/enforce/plan"
 )
@@ -106,8 +108,19 @@ func (b *bulk) again(n int) {
 	}
 }
 
+// cpuTime is what the process has taken of the processors: a busy machine does not
+// change it much.
+func cpuTime(t *testing.T) time.Duration {
+	t.Helper()
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
 // life connects over n routes that must come back, has some of them added again,
-// asks for the status, and disconnects. It returns how long each took.
+// asks for the status, and disconnects. It returns the processor time of each.
 func life(t *testing.T, n int) (took [4]time.Duration) {
 	t.Helper()
 	sys := newBulk(n)
@@ -115,9 +128,9 @@ func life(t *testing.T, n int) (took [4]time.Duration) {
 	e, stop := run(t, sys, j, enforce.Options{})
 	s := enforce.Session{Tunnel: "tun0", Protect: []netip.Prefix{pfx("10.0.0.0/8")}}
 	step := func(i int, f func()) {
-		start := time.Now()
+		start := cpuTime(t)
 		f()
-		took[i] = time.Since(start)
+		took[i] = cpuTime(t) - start
 	}
 	step(0, func() {
 		if st := open(t, e, s); st.State != enforce.Enforcing || len(st.Held) != n {
@@ -144,7 +157,7 @@ func life(t *testing.T, n int) (took [4]time.Duration) {
 	return took
 }
 
-// TestManyHeld: ten times the routes take about ten times the time, not a hundred
+// TestManyHeld: ten times the routes take about ten times the work, not a hundred
 // times. A busy machine may make one attempt look worse, not each.
 func TestManyHeld(t *testing.T) {
 	const linear, noise = 10, 2.5
@@ -153,7 +166,7 @@ func TestManyHeld(t *testing.T) {
 		t.Logf("connect, added again, status, disconnect: %v of %d, %v of %d", few, *manyHeld/10, many, *manyHeld)
 		worst := 0.0
 		for _, i := range []int{0, 2, 3} {
-			worst = max(worst, many[i].Seconds()/max(few[i], 5*time.Millisecond).Seconds())
+			worst = max(worst, many[i].Seconds()/max(few[i], 10*time.Millisecond).Seconds())
 		}
 		if worst <= linear*noise {
 			return
