@@ -123,6 +123,7 @@ type Session struct {
 	Servers           []Server       `json:"servers,omitempty"`
 	ExcludeInterfaces []string       `json:"exclude_interfaces,omitempty"` // names or patterns (path.Match); their routes are reported, not removed
 	OtherTable        []netip.Prefix `json:"other_table,omitempty"`        // of Protect: routed by the VPN in a table of its own
+	OtherFamily       OtherFamily    `json:"other_family,omitempty"`       // of a full tunnel: what is done with the family that it leaves out
 	ServersFound      bool           `json:"servers_found,omitempty"`      // nobody named Servers: they are what the tunnel's own settings said last
 	Rearm             bool           `json:"rearm,omitempty"`              // wait for the tunnel, and again when it vanished
 	Hook              bool           `json:"hook,omitempty"`               // facts of a connection, told by the VPN: see Join
@@ -183,8 +184,10 @@ type SessionStatus struct {
 	Restored      uint64         `json:"restored"` // held routes given back
 	Held          []HeldRoute    `json:"held"`
 	Contested     []Contest      `json:"contested"`
-	Unenforceable []string       `json:"unenforceable"` // what routing cannot protect
-	Notes         []string       `json:"notes"`         // what is as it should be, and good to know
+	OneFamily     string         `json:"one_family,omitempty"` // all of one family is protected and the other leaves outside: by what, and the remedy
+	Rejected      []netip.Prefix `json:"rejected,omitempty"`   // of the other family, as OtherFamily asks
+	Unenforceable []string       `json:"unenforceable"`        // what routing cannot protect
+	Notes         []string       `json:"notes"`                // what is as it should be, and good to know
 }
 
 // HeldRoute is a removed route that will come back.

@@ -381,8 +381,9 @@ type Protection struct {
 // ProtectedSession is one session's share.
 type ProtectedSession struct {
 	Session
-	Link      uint32   // the tunnel's interface index; 0 while a guard holds without it
-	KeepLinks []uint32 // the indices of ExcludeInterfaces
+	Link      uint32         // the tunnel's interface index; 0 while a guard holds without it
+	KeepLinks []uint32       // the indices of ExcludeInterfaces
+	Reject    []netip.Prefix // no packet to these may leave, but by the tunnel: see OtherFamily
 }
 
 func (e *Enforcer) protection(p *plan.Policy) Protection {
@@ -393,7 +394,7 @@ func (e *Enforcer) protection(p *plan.Policy) Protection {
 		if s == nil {
 			continue
 		}
-		share := ProtectedSession{Session: s.Session, Link: ps.Tunnel, KeepLinks: ps.KeepLinks}
+		share := ProtectedSession{Session: s.Session, Link: ps.Tunnel, KeepLinks: ps.KeepLinks, Reject: ps.Reject}
 		if ps.Tunnel == noLink {
 			share.Link = 0
 		}

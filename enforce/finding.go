@@ -15,6 +15,7 @@ func (e *Enforcer) takeIn(pl *plan.Plan) {
 	for _, s := range e.sessions {
 		s.unfit = slices.Concat(e.localFindings(s), e.ruleFindings(s), e.facts.Bypasses)
 		s.notes = nil
+		e.tellFamily(s, e.familyFinding(s, pl))
 	}
 	for _, f := range pl.Unfit {
 		if _, en := pl.Policy.Lookup(f.Prefix.Addr()); en != nil {

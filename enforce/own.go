@@ -25,6 +25,7 @@ func Join(own, hook Session) Session {
 	out.OtherTable = slices.Concat(own.OtherTable, without(hook.OtherTable, own.Exclude))
 	out.Servers = union(own.Servers, hook.Servers)
 	out.ExcludeInterfaces = union(own.ExcludeInterfaces, hook.ExcludeInterfaces)
+	out.OtherFamily = cmp.Or(own.OtherFamily, hook.OtherFamily)
 	out.Hook = hook.Hook
 	return tidy(out)
 }
@@ -177,7 +178,7 @@ func (e *Enforcer) next() (next []*session, done Reloaded) {
 }
 
 func equalWish(a, b Session) bool {
-	return a.Tunnel == b.Tunnel && a.Rearm == b.Rearm &&
+	return a.Tunnel == b.Tunnel && a.Rearm == b.Rearm && a.OtherFamily == b.OtherFamily &&
 		slices.Equal(a.Protect, b.Protect) && slices.Equal(a.Exclude, b.Exclude) && slices.Equal(a.OtherTable, b.OtherTable) &&
 		slices.Equal(a.Servers, b.Servers) && slices.Equal(a.ExcludeInterfaces, b.ExcludeInterfaces)
 }

@@ -15,6 +15,7 @@ type Preview struct {
 	Actions       []PreviewAction `json:"actions"`
 	Missing       []netip.Prefix  `json:"missing"` // protected prefixes without a tunnel route
 	Reported      []string        `json:"reported"`
+	OneFamily     []string        `json:"one_family"` // sessions that protect all of one family while the other leaves outside
 	Unenforceable []string        `json:"unenforceable"`
 	Notes         []string        `json:"notes"`
 }
@@ -123,6 +124,9 @@ func (e *Enforcer) preview(pl *plan.Plan) Preview {
 		pr.Reported = append(pr.Reported, e.text(&pl.Reported[i]))
 	}
 	for _, s := range e.sessions {
+		if s.oneFamily != "" {
+			pr.OneFamily = append(pr.OneFamily, s.Tunnel+": "+s.oneFamily)
+		}
 		pr.Unenforceable = append(pr.Unenforceable, s.unfit...)
 		pr.Notes = append(pr.Notes, s.notes...)
 	}

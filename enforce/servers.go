@@ -48,11 +48,7 @@ func (e *Enforcer) findServers(ctx context.Context, s *Session, device string) e
 func (e *Enforcer) completeServers(ctx context.Context) {
 	for _, s := range e.sessions {
 		known := len(s.Servers) > 0 && !(s.ServersFound && s.unasked)
-		if s.link == 0 || s.loss || known || len(s.Protect) == 0 || s.split == &s.Protect[0] {
-			continue
-		}
-		if !isFull(&s.Session, plan.IPv4) && !isFull(&s.Session, plan.IPv6) {
-			s.split = &s.Protect[0]
+		if s.link == 0 || s.loss || known || s.isSplit() {
 			continue
 		}
 		before := s.Servers

@@ -28,6 +28,7 @@ type session struct {
 
 	tally        tally
 	unfit, notes []string
+	oneFamily    string
 	doubts       map[netip.Prefix]doubt // where the kernel said that packets go elsewhere
 }
 
@@ -258,11 +259,16 @@ func (e *Enforcer) checkTogether(s Session, links []plan.Link) error {
 // spec is what the policy of the given sessions is built from.
 func (e *Enforcer) spec(sessions []*session, links []plan.Link) plan.Spec {
 	spec := plan.Spec{KeepUnreachable: e.opt.KeepUnreachable, RestoreAll: e.opt.RestoreAll}
+	var all []Session
+	for _, s := range sessions {
+		all = append(all, s.Session)
+	}
 	for _, s := range sessions {
 		if s.link == 0 {
 			continue
 		}
 		ps := plan.Session{Tunnel: s.link, TunnelUp: s.up, Protect: s.Protect, Exclude: s.Exclude, OtherTable: s.OtherTable}
+		ps.Reject = Rejected(all, &s.Session)
 		for _, srv := range s.Servers {
 			ps.Servers = append(ps.Servers, srv.Addr.Addr().Unmap())
 		}
@@ -379,7 +385,7 @@ func equalSession(a, b plan.Session) bool {
 	return a.Tunnel == b.Tunnel && a.TunnelUp == b.TunnelUp && a.Withdrawing == b.Withdrawing &&
 		slices.Equal(a.Protect, b.Protect) && slices.Equal(a.Exclude, b.Exclude) &&
 		slices.Equal(a.Servers, b.Servers) && slices.Equal(a.KeepLinks, b.KeepLinks) &&
-		slices.Equal(a.OtherTable, b.OtherTable)
+		slices.Equal(a.OtherTable, b.OtherTable) && slices.Equal(a.Reject, b.Reject)
 }
 
 // grew reports whether anything may be a conflict now that was none before:
@@ -389,7 +395,7 @@ func grew(old, now plan.Spec) bool {
 		return !slices.ContainsFunc(old.Sessions, func(o plan.Session) bool {
 			return s.Tunnel == o.Tunnel && slices.Equal(s.Protect, o.Protect) &&
 				slices.Equal(s.Exclude, o.Exclude) && slices.Equal(s.KeepLinks, o.KeepLinks) &&
-				slices.Equal(s.Servers, o.Servers)
+				slices.Equal(s.Servers, o.Servers) && slices.Equal(s.Reject, o.Reject)
 		})
 	})
 }

@@ -52,6 +52,7 @@ func (e *Enforcer) statusWith(s *session, held []HeldRoute) SessionStatus {
 	}
 	st.Held = append(st.Held, held...)
 	st.Contested = append(st.Contested, e.contests.of(s.Tunnel)...)
+	st.OneFamily, st.Rejected = s.oneFamily, e.rejectedFor(s)
 	st.Unenforceable = append(st.Unenforceable, s.unfit...)
 	st.Notes = append(st.Notes, s.notes...)
 	return st

@@ -53,6 +53,11 @@ func (e *explanation) judge(policy asked) {
 		e.policy = "next hop to the VPN server: only neighbour discovery and DHCP may go there outside " + st.Tunnel
 		e.right, e.verdict = e.through(policy, st.Tunnel)
 		e.note = "its host route keeps it reachable for ARP and for the reverse-path filter; what else is sent there is a leak"
+	case rejects(policy.sessions, st.Prefix):
+		e.policy = "in " + st.Prefix.String() + ", which " + st.Tunnel + " leaves out: rejected (--other-family block)"
+		if e.right, e.verdict = e.through(policy, st.Tunnel); e.answer.refused != nil {
+			e.right, e.verdict = true, "right: it is rejected"
+		}
 	default:
 		e.policy = "protected by " + st.Prefix.String() + ": must leave through " + st.Tunnel
 		e.right, e.verdict = e.through(policy, st.Tunnel)
@@ -102,11 +107,23 @@ func (e *explanation) judgeTransport(policy asked, st witness.Standing) {
 	}
 }
 
+// rejects reports whether a session rejects the prefix, which none protects.
+func rejects(sessions []enforce.Session, p netip.Prefix) bool {
+	rejected := false
+	for i := range sessions {
+		if slices.Contains(sessions[i].Protect, p) {
+			return false
+		}
+		rejected = rejected || slices.Contains(enforce.Rejected(sessions, &sessions[i]), p)
+	}
+	return rejected
+}
+
 // protection is the policy as the witness takes it.
 func (e *explanation) protection(policy asked) enforce.Protection {
 	p := enforce.Protection{Gateways: policy.gateways}
 	for _, s := range policy.sessions {
-		ps := enforce.ProtectedSession{Session: s}
+		ps := enforce.ProtectedSession{Session: s, Reject: enforce.Rejected(policy.sessions, &s)}
 		for _, l := range e.links {
 			if l.Name == s.Tunnel {
 				ps.Link = l.Index

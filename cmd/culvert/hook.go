@@ -15,6 +15,7 @@ import (
 
 	"github.com/culvert-project/culvert/cmd/culvert/internal/control"
 	"github.com/culvert-project/culvert/cmd/culvert/internal/openvpn"
+	"github.com/culvert-project/culvert/cmd/culvert/internal/session"
 	"github.com/culvert-project/culvert/enforce"
 	"github.com/culvert-project/culvert/enforce/plan"
 )
@@ -65,7 +66,7 @@ OpenVPN's arguments are taken and not used.
 const hookTimeout = 5 * time.Second
 
 func newHookOpenVPN(p *platform) *cobra.Command {
-	var socket string
+	var socket, other string
 	var require, noBypass bool
 	cmd := &cobra.Command{
 		Use:   "openvpn [ARGUMENTS…]",
@@ -77,8 +78,13 @@ func newHookOpenVPN(p *platform) *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&require, "require", false, "fail when the session is not enforced")
 	cmd.Flags().BoolVar(&noBypass, "no-bypass", false, "protect net_gateway routes too: the server can push them")
+	cmd.Flags().StringVar(&other, "other-family", "", "when OpenVPN redirects one family alone: allow (the default) or block the other `one`")
+	p.dropFlags(cmd.Flags())
 	socketFlag(p, cmd.Flags(), &socket)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := session.OtherFamilyWord("--other-family", other); err != nil {
+			return err
+		}
 		ctx, cancel := context.WithTimeout(cmd.Context(), hookTimeout)
 		defer cancel()
 		call, err := openvpn.Read(os.Getenv)
@@ -88,7 +94,7 @@ func newHookOpenVPN(p *platform) *cobra.Command {
 		if noBypass {
 			call.NoBypass()
 		}
-		h := hook{call: call, socket: socket, resolve: net.DefaultResolver.LookupNetIP, out: cmd.OutOrStdout(), warn: cmd.ErrOrStderr()}
+		h := hook{call: call, other: enforce.OtherFamily(other), socket: socket, resolve: net.DefaultResolver.LookupNetIP, out: cmd.OutOrStdout(), warn: cmd.ErrOrStderr()}
 		err = h.run(ctx)
 		switch {
 		case err == nil:
@@ -104,6 +110,7 @@ func newHookOpenVPN(p *platform) *cobra.Command {
 // hook carries out one script call.
 type hook struct {
 	call      openvpn.Call
+	other     enforce.OtherFamily
 	socket    string
 	resolve   func(ctx context.Context, network, name string) ([]netip.Addr, error)
 	out, warn io.Writer
@@ -180,10 +187,13 @@ func (h *hook) up(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.Hook = true
+	s.Hook, s.OtherFamily = true, h.other
 	st, _, err := openSession(ctx, h.socket, s)
 	if err != nil {
 		return err
+	}
+	if st.OneFamily != "" {
+		_ = say(h.warn, "culvert: warning: %s: %s\n", st.Tunnel, st.OneFamily)
 	}
 	if st.State != enforce.Enforcing && st.Error == "" {
 		return fmt.Errorf("%s, not enforcing", st.State)

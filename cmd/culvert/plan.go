@@ -39,6 +39,8 @@ describe besides.
   pinholes[]            routes among the put ones that keep the VPN server reachable
   missing[]             protected prefixes without a route into the tunnel
   reported[]            routes that take protected traffic and would stay
+  one_family[]          sessions that protect all of one family while the other
+                        leaves outside
   unenforceable[]       what routing cannot protect
   notes[]               this host's own addresses among the protected ones
   noticed[]             who would notice: who, route, links[]
@@ -175,6 +177,7 @@ func previewHere(ctx context.Context, s config.Settings) (enforce.Preview, error
 
 func newPlanDoc(pr enforce.Preview, sessions []enforce.Session) planDoc {
 	doc := planDoc{Version: 1, Preview: pr, Pinholes: []string{}, Noticed: []notice{}}
+	doc.OneFamily = notNil(doc.OneFamily)
 	doc.Actions, doc.Missing = notNil(doc.Actions), notNil(doc.Missing)
 	doc.Reported, doc.Unenforceable, doc.Notes = notNil(doc.Reported), notNil(doc.Unenforceable), notNil(doc.Notes)
 	isTunnel := func(link string) bool {
@@ -182,7 +185,7 @@ func newPlanDoc(pr enforce.Preview, sessions []enforce.Session) planDoc {
 	}
 	for _, a := range pr.Actions {
 		switch {
-		case a.Kind == "put" && !slices.ContainsFunc(a.Links, isTunnel):
+		case a.Kind == "put" && len(a.Links) > 0 && !slices.ContainsFunc(a.Links, isTunnel):
 			doc.Pinholes = append(doc.Pinholes, a.Route)
 		case a.Kind == "remove":
 			if who := whoNotices(a); who != "" {
@@ -236,7 +239,7 @@ func whoNotices(a enforce.PreviewAction) string {
 
 // printPlan writes the plan in groups, the empty ones left out.
 func printPlan(w io.Writer, doc planDoc) {
-	var removed, put, noticed, missing, withdrawn, restored, forgotten []string
+	var removed, put, rejects, noticed, missing, withdrawn, restored, forgotten []string
 	for _, a := range doc.Actions {
 		line := a.Route + "  (" + a.Reason + ")"
 		switch {
@@ -248,6 +251,8 @@ func printPlan(w io.Writer, doc planDoc) {
 			restored = append(restored, line)
 		case a.Kind == "forget":
 			forgotten = append(forgotten, line)
+		case a.Kind == "put" && len(a.Links) == 0:
+			rejects = append(rejects, a.Route)
 		case !slices.Contains(doc.Pinholes, a.Route):
 			put = append(put, line)
 		}
@@ -267,6 +272,7 @@ func printPlan(w io.Writer, doc planDoc) {
 	group(w, "Would be removed, and given back at the end", removed)
 	group(w, "Would be added, as routes of the tunnel", put)
 	group(w, "Would be added, as pinholes for the way to the VPN server", doc.Pinholes)
+	group(w, "Would be added, to reject what the tunnel leaves out", rejects)
 	group(w, "Would be withdrawn, culvert's own", withdrawn)
 	group(w, "Held, and would be given back", restored)
 	group(w, "Held, and would not come back", forgotten)
@@ -274,6 +280,7 @@ func printPlan(w io.Writer, doc planDoc) {
 	group(w, "Protected, but no route into the tunnel can be added now", missing)
 	group(w, "Takes protected traffic, and would stay", doc.Reported)
 	group(w, "Cannot be enforced by routes", doc.Unenforceable)
+	group(w, "Leaves beside the tunnel", doc.OneFamily)
 	group(w, "Good to know", doc.Notes)
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/culvert-project/culvert/cmd/culvert/internal/config"
+	"github.com/culvert-project/culvert/enforce"
 )
 
 // platform is what a system has, as far as the command line is concerned. All
@@ -63,7 +64,7 @@ func (p *platform) help(text string) string {
 var flagsOfRules = [...]string{"other-table", "tos", "mark", "uid", "device", "from"}
 
 // flagsOfWitness ask for the witness of packets.
-var flagsOfWitness = [...]string{"on-loss", "on-leak", "guard-for", "witness"}
+var flagsOfWitness = [...]string{"on-loss", "on-leak", "guard-for", "witness", "other-family"}
 
 // What a system may lack.
 var (
@@ -105,6 +106,11 @@ func (p *platform) check(s *config.Settings) error {
 	for _, sess := range s.Sessions {
 		if !p.Rules && len(sess.OtherTable) > 0 {
 			return usagef("other_table of %s: %w", sess.Tunnel, errNoRules)
+		}
+	}
+	for _, sess := range s.Sessions {
+		if !p.Witness && sess.OtherFamily == enforce.OtherBlock {
+			return usagef("other_family of %s: %w", sess.Tunnel, errNoWitness)
 		}
 	}
 	if !p.Witness && (s.Drops() || s.Witness == config.WitnessRequire) {

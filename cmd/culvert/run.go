@@ -82,6 +82,7 @@ waits for the next. The keys of the file:
       servers: ["198.51.100.7:1194/udp"]
       exclude_interfaces: [{{.Other}}]
 {{if .Rules}}      other_table: []
+{{end}}{{if .Witness}}      other_family: allow           # or block
 {{end}}
 ` + exitHelp
 

@@ -52,6 +52,12 @@ func printDetails(w io.Writer, s *report.Session) {
 	if s.Error != "" {
 		plain.Fprintf(w, "\n%s: %v\n", s.Tunnel, errors.New(s.Error))
 	}
+	if s.OneFamily != "" {
+		plain.Fprintf(w, "\n%s: %s\n", s.Tunnel, s.OneFamily)
+	}
+	if len(s.Rejected) > 0 {
+		plain.Fprintf(w, "\n%s: rejected, as the tunnel leaves it out: %s\n", s.Tunnel, list(s.Rejected))
+	}
 	var held, contested []string
 	for _, h := range s.Held {
 		held = append(held, h.Route)

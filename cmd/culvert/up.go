@@ -48,6 +48,9 @@ without an interface (policy-based) cannot be enforced by routes.
 			return err
 		}
 		err = sayOpened(cmd.OutOrStdout(), s, st)
+		if st.OneFamily != "" {
+			notes = append(notes, st.OneFamily)
+		}
 		for _, note := range notes {
 			err = errors.Join(err, say(cmd.ErrOrStderr(), "culvert: %s\n", note))
 		}

@@ -95,7 +95,7 @@ func newJoined(st *state, p probe, s config.Settings, log *slog.Logger) *joined 
 	e := &joined{log: log, ready: make(chan struct{})}
 	w := witness.Options{
 		Reason: p.reason, Own: s.Sessions, Log: log,
-		Rules:  witness.Rules{Drop: s.Drops(), Guard: s.Drops() && s.OnLoss == enforce.LossGuard, For: s.GuardFor},
+		Rules:  witness.Rules{Drop: s.Drops(), Guard: s.Drops() && s.OnLoss == enforce.LossGuard, For: s.GuardFor, Audit: s.Audit},
 		System: &asker{sys: st.sys, names: map[int]linkName{}},
 		Wake:   func(why string) { e.Wake(why) },
 		End:    func(tunnel string) { e.guardEnded(tunnel) },

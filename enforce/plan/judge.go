@@ -36,6 +36,7 @@ const (
 	ExactTOS                    // equal to it, but with a TOS
 	FromSource                  // equal to it, but for a source prefix
 	HigherPref                  // equal to it, with a higher router preference
+	Rejects                     // our own, which rejects a family that the tunnel leaves out
 )
 
 // Verdict is what the policy says of one route, and why.
@@ -68,6 +69,10 @@ func Judge(p *Policy, r *Route) Verdict {
 }
 
 func (p *Policy) judgeProtected(r *Route, e *Entry, v *Verdict) {
+	if e.rejects(r) {
+		v.Decision, v.Reason = Ours, Rejects
+		return
+	}
 	foreign, shared := foreignLeg(r, e.Tunnel)
 	// A longer route's tunnel leg is not the tunnel's route: it goes too.
 	v.Link, v.Partly = foreign, shared
@@ -168,6 +173,8 @@ func (v Verdict) Explain(name func(uint32) string) string {
 		return "inside excluded " + prefix
 	case ByTunnel:
 		return "leaves by the tunnel " + name(v.Link)
+	case Rejects:
+		return "rejects " + prefix + ", which the tunnel leaves out"
 	case Shadowed:
 		return "equal to " + prefix + " with a higher metric than the tunnel's: never wins while that stands"
 	case OtherTableOwn:

@@ -87,6 +87,7 @@ type Plan struct {
 	// tunnel, and that cannot be got round.
 	Swallowed []Route
 	Unfit     []Finding // protected addresses that routing cannot protect
+	Defaults  []Route   // the winning default route of each family, of those outside every tunnel
 }
 
 // Settled reports whether the table was already right: nothing to add or delete.
@@ -156,6 +157,7 @@ func (p *Policy) isTunnel(link uint32) bool {
 // read takes in one route of the table.
 func (m *maker) read(r *Route) {
 	v := Judge(m.p, r)
+	m.readDefault(r)
 	m.ways.take(r)
 	if r.Origin == Own && v.Decision != Ours {
 		m.readOwn(r)
@@ -188,6 +190,20 @@ func (m *maker) readOwn(r *Route) {
 	m.own = append(m.own, own)
 	if r.Dst.Addr().Is4() && slices.ContainsFunc(m.paths, func(pa path) bool { return pa.loops && pa.rival.Slot() == r.Slot() }) {
 		m.behind[own] = true
+	}
+}
+
+// readDefault notes a default route that does not enter a tunnel.
+func (m *maker) readDefault(r *Route) {
+	if r.Dst.Bits() != 0 || r.Dead || r.TOS != 0 || r.Origin == Own || m.p.isTunnel(r.Hop.Link) {
+		return
+	}
+	i := slices.IndexFunc(m.out.Defaults, func(d Route) bool { return d.Dst == r.Dst })
+	switch {
+	case i < 0:
+		m.out.Defaults = append(m.out.Defaults, r.Clone())
+	case r.Metric < m.out.Defaults[i].Metric:
+		m.out.Defaults[i] = r.Clone()
 	}
 }
 
@@ -307,6 +323,10 @@ func (m *maker) put() {
 	}
 	for e := range m.p.Entries() {
 		if _, standing := m.seen[e.Prefix]; standing || e.Class != Protected || e.OtherTable {
+			continue
+		}
+		if e.Reject {
+			m.out.Actions = append(m.out.Actions, Action{Kind: Put, Route: e.Route, First: true, Why: "rejects what the tunnel leaves out"})
 			continue
 		}
 		m.out.Missing = append(m.out.Missing, e.Prefix)

@@ -66,6 +66,7 @@ type Session struct {
 	Servers     []netip.Addr   // where the tunnel's own transport goes
 	KeepLinks   []uint32       // interfaces whose routes are reported, not removed
 	OtherTable  []netip.Prefix // of Protect: the VPN routes these in a table of its own
+	Reject      []netip.Prefix // of a family that the tunnel does not carry: nothing to these may leave outside it
 	Withdrawing bool           // the VPN client is taking its routes away: put none back
 }
 
@@ -87,6 +88,7 @@ type Entry struct {
 	Class      Class
 	Session    int    // index into Spec.Sessions
 	Tunnel     uint32 // interface that must carry a protected prefix
+	Reject     bool   // a route of ours rejects what the tunnel does not take
 	OtherTable bool   // the tunnel route of the prefix is not in main
 	Route      Route  // the tunnel's route for it: as last seen, else the one we would put
 	Known      bool   // Route was seen, not made up
@@ -118,6 +120,9 @@ func Build(spec Spec) (*Policy, []Problem) {
 	var problems []Problem
 	for i := range spec.Sessions {
 		problems = append(problems, p.addSession(i)...)
+	}
+	for i := range spec.Sessions {
+		p.addRejects(i)
 	}
 	for _, r := range spec.Seen {
 		p.learn(r)
@@ -158,6 +163,29 @@ func (p *Policy) addSession(i int) []Problem {
 		p.trie.Insert(host, &Entry{Prefix: host, Class: Excluded, Session: i})
 	}
 	return problems
+}
+
+// addRejects adds what a session rejects, where no session says anything of just
+// that prefix.
+func (p *Policy) addRejects(i int) {
+	s := &p.spec.Sessions[i]
+	for _, x := range s.Reject {
+		if _, taken := p.trie.Get(x); taken {
+			continue
+		}
+		e := &Entry{Prefix: x, Class: Protected, Session: i, Tunnel: s.Tunnel, Reject: true, keepLinks: s.KeepLinks}
+		e.Route = Route{Dst: x, Type: Unreachable, Origin: Own}
+		if x.Addr().Is6() {
+			e.Route.Metric = ownMetric6
+		}
+		p.trie.Insert(x, e)
+		p.protect.Insert(x, e)
+	}
+}
+
+// rejects reports whether r is our own route that rejects what the entry asks for.
+func (e *Entry) rejects(r *Route) bool {
+	return e.Reject && r.Origin == Own && r.Type == Unreachable && r.Dst == e.Prefix
 }
 
 func (p *Policy) insert(e *Entry) []Problem {
@@ -220,7 +248,7 @@ func (p *Policy) Empty() bool { return p.protect.Size() == 0 }
 // should be put into main now.
 func (p *Policy) MayPut(e *Entry) bool {
 	s := &p.spec.Sessions[e.Session]
-	return s.TunnelUp && !s.Withdrawing && !e.OtherTable
+	return (s.TunnelUp || e.Reject) && !s.Withdrawing && !e.OtherTable
 }
 
 // Carries reports whether a route leads to a server or to a gateway that is kept

@@ -160,11 +160,17 @@ func appendOwn(b []byte, r *plan.Route) []byte {
 		// The route to the gateway may itself be out: say that it is on the link.
 		scope, flags = unix.RT_SCOPE_UNIVERSE, unix.RTNH_F_ONLINK
 	}
+	typ := uint8(unix.RTN_UNICAST)
+	if r.Type == plan.Unreachable {
+		scope, typ = unix.RT_SCOPE_UNIVERSE, unix.RTN_UNREACHABLE
+	}
 	b = append(b, family, uint8(r.Dst.Bits()), 0, r.TOS,
-		unix.RT_TABLE_MAIN, OwnProtocol, scope, unix.RTN_UNICAST)
+		unix.RT_TABLE_MAIN, OwnProtocol, scope, typ)
 	b = native.AppendUint32(b, flags)
 	b = appendAttr(b, unix.RTA_DST, r.Dst.Addr().AsSlice())
-	b = appendUint32(b, unix.RTA_OIF, r.Hop.Link)
+	if r.Hop.Link != 0 {
+		b = appendUint32(b, unix.RTA_OIF, r.Hop.Link)
+	}
 	b = appendGateway(b, r)
 	if r.Metric != 0 {
 		b = appendUint32(b, unix.RTA_PRIORITY, r.Metric)

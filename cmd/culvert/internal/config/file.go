@@ -138,6 +138,7 @@ type entry struct {
 	Servers           list `yaml:"servers"`
 	ExcludeInterfaces list `yaml:"exclude_interfaces"`
 	OtherTable        list `yaml:"other_table"`
+	OtherFamily       word `yaml:"other_family"`
 }
 
 func (e *entry) text(name string, i int) session.Text {
@@ -148,6 +149,7 @@ func (e *entry) text(name string, i int) session.Text {
 		Servers:           e.Servers.texts(),
 		ExcludeInterfaces: e.ExcludeInterfaces.texts(),
 		OtherTable:        e.OtherTable.texts(),
+		OtherFamily:       e.OtherFamily.text,
 		Rearm:             true,
 		Where:             func(f session.Field) string { return e.where(name, i, f) },
 		WhereWord:         func(f session.Field, n int) string { return e.whereWord(name, i, place{f, n}) },
@@ -186,6 +188,8 @@ func (e *entry) field(f session.Field) (string, list) {
 		return "exclude_interfaces", e.ExcludeInterfaces
 	case session.OtherTable:
 		return "other_table", e.OtherTable
+	case session.OtherFamily:
+		return "other_family", list{e.OtherFamily}
 	}
 	return "tunnel", list{e.Tunnel}
 }

@@ -38,6 +38,7 @@ type Text struct {
 	Servers           []string
 	ExcludeInterfaces []string
 	OtherTable        []string
+	OtherFamily       string
 	Rearm             bool
 
 	Where     func(Field) string      // what to call a field in an error; nil is nothing
@@ -55,6 +56,7 @@ const (
 	ServerField      Field = "server"
 	ExcludeInterface Field = "exclude-interface"
 	OtherTable       Field = "other-table"
+	OtherFamily      Field = "other-family"
 )
 
 func (t Text) where(f Field) string {
@@ -81,7 +83,7 @@ type located struct{ where, word string }
 
 // Parse returns the session that the words describe, checked by itself.
 func (t Text) Parse() (enforce.Session, error) {
-	s := enforce.Session{Tunnel: t.Tunnel, ExcludeInterfaces: t.ExcludeInterfaces, Rearm: t.Rearm}
+	s := enforce.Session{Tunnel: t.Tunnel, ExcludeInterfaces: t.ExcludeInterfaces, OtherFamily: enforce.OtherFamily(t.OtherFamily), Rearm: t.Rearm}
 	var err error
 	if s.Protect, err = parseAll(t.words(Protect, t.Protect), Prefix); err != nil {
 		return s, err
@@ -119,7 +121,24 @@ func (t Text) check(s enforce.Session) error {
 			return &Error{t.where(OtherTable), p.String(), "is not protected; protect it too, or leave it out"}
 		}
 	}
+	if err := OtherFamilyWord(t.where(OtherFamily), t.OtherFamily); err != nil {
+		return err
+	}
+	full := func(f plan.Family) bool { return plan.Full(f, s.Protect, s.Exclude) }
+	if s.OtherFamily == enforce.OtherBlock && !full(plan.IPv4) && !full(plan.IPv6) {
+		return &Error{t.where(OtherFamily), "block", "is for a tunnel that all of IPv4 or of IPv6 must enter, and this one leaves out parts of both; leave it out"}
+	}
 	return Check(s)
+}
+
+// OtherFamilyWord checks what is said of the family that a tunnel leaves out; "" is
+// to allow it.
+func OtherFamilyWord(where, word string) error {
+	switch enforce.OtherFamily(word) {
+	case "", enforce.OtherAllow, enforce.OtherBlock:
+		return nil
+	}
+	return &Error{where, word, "is unknown; write allow or block"}
 }
 
 // parseAll parses every word, and drops repeats.

@@ -96,7 +96,7 @@ func TestParse(t *testing.T) {
 			t.ExcludeInterfaces = []string{"docker0"}
 			t.OtherTable = []string{"0.0.0.0/0"}
 			t.Rearm = true
-		}), "{tun0 [10.0.0.0/8 0.0.0.0/0] [10.1.0.0/16] [198.51.100.7:1194/udp] [docker0] [0.0.0.0/0] false true false}"},
+		}), "{tun0 [10.0.0.0/8 0.0.0.0/0] [10.1.0.0/16] [198.51.100.7:1194/udp] [docker0] [0.0.0.0/0]  false true false}"},
 		{"no tunnel", base(func(t *Text) { t.Tunnel = "" }), "--tunnel: names no interface; give the tunnel's, for example tun0"},
 		{"bad tunnel", base(func(t *Text) { t.Tunnel = "a/b" }), `--tunnel: "a/b" is not the name of an interface`},
 		{"nothing protected", base(func(t *Text) { t.Protect = nil }), "--protect: names no prefix; give what must leave through tun0, for example 10.0.0.0/8"},

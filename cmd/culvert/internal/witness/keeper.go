@@ -202,7 +202,7 @@ func (k *keeper) sessions() []enforce.ProtectedSession {
 		delete(k.waiting, s.Tunnel)
 	}
 	for _, s := range k.waiting {
-		out = append(out, enforce.ProtectedSession{Session: s})
+		out = append(out, enforce.ProtectedSession{Session: s, Reject: enforce.Rejected([]enforce.Session{s}, &s)})
 	}
 	return out
 }

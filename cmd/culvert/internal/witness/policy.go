@@ -16,6 +16,7 @@ import (
 type Rules struct {
 	Drop  bool          // stop leaks, do not only count them
 	Guard bool          // hold when a tunnel vanishes; a guard that begins only then is too late, so it drops from the start
+	Audit bool          // stop nothing, whatever a session asks for
 	For   time.Duration // how long a guard holds after the tunnel, or the daemon, is gone; 0 is for ever
 }
 
@@ -55,7 +56,10 @@ func build(p enforce.Protection, want Rules, free func(tunnel string) bool) (pol
 	}
 	for _, s := range sorted(p.Sessions) {
 		drop := want.drops() && !(s.Link == 0 && free(s.Tunnel))
-		b.protect(&s, drop)
+		b.protect(&s, s.Protect, drop)
+	}
+	for _, s := range sorted(p.Sessions) {
+		b.protect(&s, s.Reject, !want.Audit && !(s.Link == 0 && free(s.Tunnel)))
 	}
 	b.servers(p.Sessions)
 	b.gateways(p.Gateways)
@@ -98,8 +102,10 @@ func (b *builder) gateways(list []netip.Prefix) {
 	}
 }
 
-func (b *builder) protect(s *enforce.ProtectedSession, drop bool) {
-	for _, x := range s.Protect {
+// protect adds what a session protects, or rejects: that is dropped outside its
+// tunnel whatever else is only counted.
+func (b *builder) protect(s *enforce.ProtectedSession, list []netip.Prefix, drop bool) {
+	for _, x := range list {
 		if b.lines[x] != nil {
 			continue
 		}
