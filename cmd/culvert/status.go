@@ -38,8 +38,8 @@ or dropped as asked{{end}}; 1 when not, 3 when no daemon answers.
     contested[]         routes added again and again: route, times, by
     one_family          all of one family is protected and the other leaves by a
                         default route outside, in words; absent when not
-    rejected[]          prefixes of that family that --other-family block rejects
-    unenforceable[]     what routing cannot protect, in words
+{{if .Witness}}    rejected[]          prefixes of that family that --other-family block rejects
+{{end}}    unenforceable[]     what routing cannot protect, in words
     notes[]             what is as it should be and good to know: this host's own
                         addresses among the protected ones
 {{if .Witness}}    leaks               what left outside the tunnel for its prefixes: packets,
