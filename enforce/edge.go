@@ -87,6 +87,8 @@ func (e *Enforcer) event(ctx context.Context, ev Event) {
 		e.eventRemoved(ev)
 	case v.Decision == plan.Conflict && !e.opt.Audit && !v.Shared:
 		e.mustWriteFirst(&ev, v)
+	case v.Decision == plan.Conflict && v.Shared && e.hinted.IsZero():
+		e.hinted = ev.Seen // the next reading takes it apart
 	case v.Decision == plan.Conflict && e.opt.Audit, v.Decision == plan.Report:
 		e.report(&ev.Route, v, ev)
 	}

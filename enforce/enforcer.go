@@ -55,6 +55,7 @@ type Enforcer struct {
 	left      time.Time // when a session last left the policy
 	held      heldRoutes
 	written   written
+	hinted    time.Time // when the first event came that the next reading has to settle
 	lastID    uint64
 	baseline  bool         // the policy grew since the table was last judged
 	before    *plan.Policy // by which it was judged last; nil for none

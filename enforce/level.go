@@ -70,6 +70,10 @@ const rounds = 4
 func (e *Enforcer) level(ctx context.Context, why string) {
 	start := time.Now()
 	e.pace.stop()
+	if at := e.sink.takeHint(); e.hinted.IsZero() || (!at.IsZero() && at.Before(e.hinted)) {
+		e.hinted = at
+	}
+	defer func() { e.hinted = time.Time{} }()
 	e.tellRest()
 	settled, err := e.settleTable(ctx)
 	e.pace.read(start)
@@ -125,7 +129,7 @@ func (e *Enforcer) round(ctx context.Context) (settled bool, err error) {
 	if e.opt.Audit {
 		e.auditPlan(&pl)
 	} else if len(pl.Actions) > 0 {
-		progress = e.carryOut(ctx, pl.Actions, occasion{path: "level", seen: time.Now()})
+		progress = e.carryOut(ctx, pl.Actions, occasion{path: "level", seen: e.exposedSince()})
 	}
 	if progress {
 		return false, nil
@@ -176,6 +180,16 @@ func (e *Enforcer) judge(ctx context.Context) (plan.Plan, error) {
 		return plan.Plan{}, fmt.Errorf("read main table: %w", failed)
 	}
 	return pl, nil
+}
+
+// exposedSince is when what this reading found is taken to have begun: with the
+// first hint or announcement since the last reading, for the table was right then.
+// What stood before the connection is exposed since it is known.
+func (e *Enforcer) exposedSince() time.Time {
+	if e.baseline || e.hinted.IsZero() {
+		return time.Now()
+	}
+	return e.hinted
 }
 
 // occasion says on which path actions are carried out, and since when what

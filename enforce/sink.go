@@ -3,6 +3,7 @@ package enforce
 import (
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // sinkDepth is how many events may wait for the Enforcer. Beyond it what they say
@@ -15,6 +16,7 @@ type Sink struct {
 	events chan Event
 	dirty  chan string
 	lost   atomic.Uint64
+	hinted atomic.Int64 // when the first hint came that was not taken yet, in ns since 1970; 0: none
 
 	mu      sync.Mutex // guards grouped; held for the time of a look-up
 	grouped groups
@@ -62,10 +64,19 @@ func (s *Sink) takeGroups() groups {
 // Dirty says that the table may differ from what the events told, and why.
 // Reasons that arrive before the first is taken are folded into it.
 func (s *Sink) Dirty(why string) {
+	s.hinted.CompareAndSwap(0, time.Now().UnixNano())
 	select {
 	case s.dirty <- why:
 	default:
 	}
+}
+
+// takeHint returns when the first hint came that was not taken yet, or the zero time.
+func (s *Sink) takeHint() time.Time {
+	if at := s.hinted.Swap(0); at != 0 {
+		return time.Unix(0, at)
+	}
+	return time.Time{}
 }
 
 // Events is where told events come out.
