@@ -45,6 +45,7 @@ type Enforcer struct {
 	calls chan func(context.Context)
 	wakes chan string
 	ready chan struct{}
+	known chan struct{} // closed once the interfaces were read, and so the policy made
 	ended chan struct{}
 
 	// The rest belongs to the loop.
@@ -101,7 +102,7 @@ func New(sys System, j Journal, opt Options) *Enforcer {
 	e := &Enforcer{
 		sys: sys, journal: j, opt: opt, log: newLimitedLog(opt.Log),
 		sink: NewSink(), calls: make(chan func(context.Context)), wakes: make(chan string, 1),
-		ready: make(chan struct{}), ended: make(chan struct{}),
+		ready: make(chan struct{}), ended: make(chan struct{}), known: make(chan struct{}),
 		names: map[uint32]string{}, waits: map[string]bool{},
 	}
 	for _, s := range opt.Own {
@@ -113,6 +114,10 @@ func New(sys System, j Journal, opt Options) *Enforcer {
 
 // Ready is closed when the watch stands and what a crash had left is restored.
 func (e *Enforcer) Ready() <-chan struct{} { return e.ready }
+
+// Known is closed when the interfaces could be read once, so that what is protected
+// is known: until then not knowing is not "nothing".
+func (e *Enforcer) Known() <-chan struct{} { return e.known }
 
 // Run enforces until the context ends, then ends every session and gives back
 // what was removed. It returns nil when all of it is back; routes that could
@@ -135,8 +140,8 @@ func (e *Enforcer) Run(ctx context.Context) error {
 	e.level(ctx, "start")
 	close(e.ready)
 	err := e.loop(ctx, failed)
-	if err != nil && e.opt.OnLoss == LossGuard {
-		e.opt.OnPolicy = nil // nobody asked for the end: what guards packets goes on
+	if err != nil {
+		e.opt.OnPolicy = nil // nobody asked for the end: what guards packets, or drops them, goes on
 	}
 	return errors.Join(err, e.finish(ctx))
 }

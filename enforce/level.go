@@ -90,6 +90,11 @@ func (e *Enforcer) settleTable(ctx context.Context) (settled bool, err error) {
 	if err := e.look(ctx); err != nil {
 		return false, err
 	}
+	select {
+	case <-e.known:
+	default:
+		close(e.known)
+	}
 	e.secure()
 	// It is the first look until it is settled: a reading can bring to light what
 	// the last one hid (IPv6 routes between the legs of a multipath route). What

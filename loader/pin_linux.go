@@ -129,11 +129,7 @@ func (w *Witness) guardAfter(cfg Config) error {
 
 // guarded says whether cfg must outlive the process.
 func guarded(cfg Config) bool {
-	drop := cfg.Action == Drop
-	for _, p := range cfg.Prefixes {
-		drop = drop || p.Drop
-	}
-	return cfg.Guard || drop
+	return cfg.Guard || cfg.Drops()
 }
 
 // guard pins the maps, then the links, as far as they are not pinned yet. What a crash leaves in between is adopted or

@@ -144,6 +144,16 @@ type Config struct {
 	Until    time.Time // nothing is dropped after it, daemon or no daemon; zero is no limit
 }
 
+// Drops reports whether any line of the policy drops.
+func (c *Config) Drops() bool {
+	for _, p := range c.Prefixes {
+		if p.Drop {
+			return true
+		}
+	}
+	return c.Action == Drop
+}
+
 // Options of a witness. The zero value is a good one.
 type Options struct {
 	Logger    *slog.Logger  // nil discards

@@ -203,9 +203,9 @@ func TestOwnFolders(t *testing.T) {
 	}{
 		{"nothing there", func(string, string) error { return nil }, ""},
 		{"there already", ownFolders, ""},
-		{"others may write", func(_, private string) error { return os.Chmod(private, 0o770) }, "mode 0770"},
-		{"others may open", func(_, private string) error { return os.Chmod(private, 0o711) }, "mode 0711"},
-		{"others may write above", func(parent, _ string) error { return os.Chmod(parent, 0o757) }, "mode 0757"},
+		{"others may write", func(_, private string) error { return os.Chmod(private, 0o770) }, ""},
+		{"others may open", func(_, private string) error { return os.Chmod(private, 0o711) }, ""},
+		{"others may write above", func(parent, _ string) error { return os.Chmod(parent, 0o757) }, ""},
 		{"another's", func(_, private string) error { return os.Chown(private, 65534, 0) }, "belongs to user 65534"},
 		{"another's above", func(parent, _ string) error { return os.Chown(parent, 65534, 0) }, "belongs to user 65534"},
 		{"a link", func(parent, private string) error {
@@ -226,6 +226,14 @@ func TestOwnFolders(t *testing.T) {
 		err := ownFolders(parent, private)
 		if tt.says == "" && err != nil || tt.says != "" && (err == nil || !strings.Contains(err.Error(), tt.says)) {
 			t.Errorf("%s: %v", tt.name, err)
+		}
+		if tt.says != "" {
+			continue
+		}
+		for path, most := range map[string]fs.FileMode{parent: 0o755, private: 0o700} {
+			if info, err := os.Stat(path); err != nil || info.Mode().Perm()&^most != 0 {
+				t.Errorf("%s: %s has mode %v, %v", tt.name, path, info.Mode(), err)
+			}
 		}
 	}
 }

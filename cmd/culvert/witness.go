@@ -123,8 +123,11 @@ func (e *joined) Run(ctx context.Context) error {
 	e.begin(ctx, enforcing)
 	select {
 	case <-enforcing.done:
+		if e.join.Freeze(false) {
+			e.log.Error("the enforcer ended by itself: what is dropped stays so until the daemon is started again, or \"culvert release\"")
+		}
 	case <-ctx.Done():
-		if e.join.Freeze() {
+		if e.join.Freeze(true) {
 			e.log.Warn("the guard stays: leaks are dropped until the daemon is started again, or \"culvert release\"")
 		}
 	}
@@ -139,6 +142,13 @@ func (e *joined) Run(ctx context.Context) error {
 func (e *joined) begin(ctx context.Context, enforcing *task) {
 	select {
 	case <-e.Enforcer.Ready():
+	case <-enforcing.done:
+		return
+	case <-ctx.Done():
+		return
+	}
+	select {
+	case <-e.Known():
 		e.join.Begin()
 		close(e.ready)
 	case <-enforcing.done:

@@ -120,10 +120,11 @@ func (j *Join) Begin() {
 	}
 }
 
-// Freeze is called before the enforcer stops. A guard that holds a session stays
+// Freeze is called before the enforcer stops, or when it did by itself, which
+// nobody asked for. A guard that holds a session stays
 // as it is; it reports whether there is one, and it is pinned.
-func (j *Join) Freeze() bool {
-	if j.keep == nil || !j.keep.freeze() {
+func (j *Join) Freeze(asked bool) bool {
+	if j.keep == nil || !j.keep.freeze(asked) {
 		return false
 	}
 	st, err := j.opt.Probe.Status()

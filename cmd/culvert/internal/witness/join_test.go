@@ -164,7 +164,7 @@ func TestJoinWithoutProbe(t *testing.T) {
 	if err != nil || st.Leaks != nil || st.Sessions[0].Leaks != nil || st.Incidents[0].Exposure != nil || st.Witness.Reason != "a test" {
 		t.Errorf("the report is %+v, %v", st, err)
 	}
-	if j.Freeze() || j.Forget("tun0") {
+	if j.Freeze(true) || j.Forget("tun0") {
 		t.Error("there is nothing to freeze or to forget")
 	}
 }
@@ -241,7 +241,7 @@ func TestJoinSaysWhatLacks(t *testing.T) {
 		if err != nil || st.Witness.Error != tt.says {
 			t.Errorf("%s: %q, %v", tt.name, st.Witness.Error, err)
 		}
-		if stays := j.Freeze(); stays != (tt.want.Guard && tt.says == "") {
+		if stays := j.Freeze(true); stays != (tt.want.Guard && tt.says == "") {
 			t.Errorf("%s: the guard is said to stay: %t", tt.name, stays)
 		}
 	}

@@ -148,12 +148,14 @@ func (k *keeper) protect(p enforce.Protection) {
 }
 
 // freeze leaves the policy as it is, whatever the enforcer says while it stops,
-// if a guard holds something. It reports whether one does.
-func (k *keeper) freeze() bool {
+// if it is one that is to stay: an adopted one that nothing has replaced yet, and
+// a guard's. At an end that nobody asked for whatever drops stays too. It answers
+// by what is in force, not by what is wished, and reports whether anything stays.
+func (k *keeper) freeze(asked bool) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.stops = true
-	k.frozen = k.want.Guard && len(k.sessions()) > 0 && k.err == nil
+	k.frozen = k.held || k.inForce != nil && (k.inForce.Guard || !asked && k.inForce.Drops())
 	return k.frozen
 }
 

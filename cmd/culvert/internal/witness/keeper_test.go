@@ -217,7 +217,7 @@ func TestKeeperStops(t *testing.T) {
 		k, _ := clock(p, tt.want)
 		k.protect(tt.p)
 		before := p.last()
-		if got := k.freeze(); got != tt.stays {
+		if got := k.freeze(true); got != tt.stays {
 			t.Errorf("%s: stays %t", tt.name, got)
 		}
 		k.protect(sessions()) // the enforcer stops
@@ -310,8 +310,49 @@ func TestKeeperLingers(t *testing.T) {
 		done()
 		is("ended", "")
 		k.protect(sessions(tun))
-		k.freeze()
+		k.freeze(true)
 		k.protect(sessions())
 		is("the daemon stops", "")
+	}
+}
+
+// TestKeeperFreezes: whatever the end, what is in force goes on, unless somebody
+// asked for the end of what is no guard. Not knowing is not "nothing is protected".
+func TestKeeperFreezes(t *testing.T) {
+	tun := sessions(protected("tun0", 7, "10.0.0.0/8"))
+	for _, tt := range []struct {
+		name  string
+		want  Rules
+		asked bool
+		do    func(*keeper, *fakeProbe)
+		stays bool
+	}{
+		{"adopted, and the enforcer never knew", Rules{Guard: true}, false, func(k *keeper, _ *fakeProbe) { k.hold(nil) }, true},
+		{"adopted, and stopped before the first look", Rules{Guard: true}, true, func(k *keeper, _ *fakeProbe) { k.hold(nil) }, true},
+		{"adopted by a daemon that would only count", Rules{}, true, func(k *keeper, _ *fakeProbe) { k.hold(nil) }, true},
+		{"a guard, and one setting failed", Rules{Guard: true}, true, func(k *keeper, p *fakeProbe) {
+			k.protect(tun)
+			p.fail = errors.New("no memory")
+			k.protect(sessions(protected("tun0", 8, "10.0.0.0/8")))
+			p.fail = nil
+		}, true},
+		{"drop, and the enforcer ended by itself", Rules{Drop: true}, false, func(k *keeper, _ *fakeProbe) { k.protect(tun) }, true},
+		{"drop, and stopped", Rules{Drop: true}, true, func(k *keeper, _ *fakeProbe) { k.protect(tun) }, false},
+		{"count, and the enforcer ended by itself", Rules{}, false, func(k *keeper, _ *fakeProbe) { k.protect(tun) }, false},
+	} {
+		p := &fakeProbe{}
+		k, _ := clock(p, tt.want)
+		tt.do(k, p)
+		before := len(p.sets)
+		if got := k.freeze(tt.asked); got != tt.stays {
+			t.Errorf("%s: stays %t", tt.name, got)
+		}
+		k.protect(sessions())
+		if err := k.release(); err != nil {
+			t.Error(err)
+		}
+		if stays := len(p.sets) == before; stays != tt.stays {
+			t.Errorf("%s: in force at the end: %s", tt.name, p.last())
+		}
 	}
 }
