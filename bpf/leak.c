@@ -643,46 +643,44 @@ static __always_inline bool load6(struct __sk_buff *skb, const struct spot *at, 
 	return true;
 }
 
-/* final4 finds where a packet goes in the end that an option takes by way of others. */
-static __always_inline bool final4(struct __sk_buff *skb, const struct spot *at, const struct iphdr *ip, __be32 *final)
+/* parse_options finds where a packet goes in the end that an option takes by way of others. Where it reads stands in p, for
+ * the verifier to take as unknown: it need not follow every way through the options. */
+static __always_inline void parse_options(struct __sk_buff *skb, struct packet *p, __u32 end)
 {
-	__u32 off = sizeof(*ip), end = ip->ihl * 4;
 	struct ipopt o;
 
+	p->upper = sizeof(struct iphdr);
 	for (int i = 0; i < MAX_OPTIONS; i++) {
-		if (off + sizeof(o) > end || !load(skb, at, off, &o, sizeof(o)) || o.type == IPOPT_END)
-			return false;
-		if (o.type == IPOPT_NOOP) {
-			off++;
-			continue;
+		if (p->upper + sizeof(o) > end || !load(skb, &p->at, p->upper, &o, sizeof(o)) || o.type == IPOPT_END)
+			break;
+		if (o.type == IPOPT_LSRR || o.type == IPOPT_SSRR) {
+			if (o.next < o.len && p->upper + o.len <= end)
+				p->routed = load(skb, &p->at, p->upper + o.len - 4, p->final, sizeof(p->final[0]));
+			break;
 		}
-		if (o.type == IPOPT_LSRR || o.type == IPOPT_SSRR)
-			return o.next < o.len && off + o.len <= end && load(skb, at, off + o.len - 4, final, sizeof(*final));
-		if (o.len < 2)
-			return false;
-		off += o.len;
+		if (o.type != IPOPT_NOOP && o.len < 2)
+			break;
+		p->upper += o.type == IPOPT_NOOP ? 1 : o.len;
 	}
-	return false;
+	p->upper = end;
 }
 
 /* by_way4 judges what goes to an address that it may go to, and from there on to another. */
 static __always_inline int by_way4(struct __sk_buff *skb, const struct spot *at, const struct iphdr *ip)
 {
-	struct packet *p;
+	struct packet *p = packet_of(at);
 	struct rule *r;
-	__be32 final;
 
-	if (!final4(skb, at, ip, &final))
-		return TC_NEXT; /* it ends there */
-	r = rule4(&final);
-	if (passes(skb, r))
-		return TC_NEXT; /* where the policy lets it go */
-	p = packet_of(at);
 	if (!p)
 		return TC_NEXT; /* never */
 	parse4(p, ip);
-	p->routed = true;
-	p->dest[0] = final;
+	parse_options(skb, p, ip->ihl * 4);
+	if (!p->routed)
+		return TC_NEXT; /* it ends there */
+	p->dest[0] = p->final[0];
+	r = rule4(p->dest);
+	if (passes(skb, r))
+		return TC_NEXT; /* where the policy lets it go */
 	return judge(skb, p, r);
 }
 
