@@ -270,7 +270,7 @@ func (e *Enforcer) keepSessions() {
 	var kept []KeptSession
 	for _, s := range e.sessions {
 		if s.link != 0 && s.asked.Tunnel != "" && !s.asked.Rearm {
-			kept = append(kept, KeptSession{Session: s.asked, Link: s.id})
+			kept = append(kept, KeptSession{Session: s.wish(), Link: s.id})
 		}
 	}
 	if err := e.opt.Sessions.KeepSessions(kept); err != nil {

@@ -61,3 +61,13 @@ func (e *Enforcer) completeServers(ctx context.Context) {
 		}
 	}
 }
+
+// wish is a session as it was asked for, with the servers that were found for it: a
+// restart may get no answer.
+func (s *session) wish() Session {
+	out := s.asked
+	if s.ServersFound && len(out.Servers) == 0 {
+		out.Servers, out.ServersFound = s.Servers, true
+	}
+	return out
+}
