@@ -130,7 +130,27 @@ func parseRoute(msg []byte, r *plan.Route, nh nexthops) parseStatus {
 	if !prefixes(msg, a, r) || !a.legs(r) {
 		return malformed
 	}
+	if r.Origin == plan.Own && !a.ourShape(msg, r) {
+		r.Origin = plan.Foreign
+	}
 	return resolve(r, a, nh)
+}
+
+// ourShape reports whether a route with our protocol number can be one that
+// appendOwn built: others may use the number too, and theirs must not be taken
+// away as ours. IPv6 may have made it a leg of another's route.
+func (ra *routeAttrs) ourShape(msg []byte, r *plan.Route) bool {
+	if ra.strange || r.TOS != 0 || r.Src.IsValid() || r.NexthopID != 0 || r.Type != plan.Unicast || r.Expires != 0 {
+		return false
+	}
+	if len(ra.multipath) > 0 {
+		return r.Dst.Addr().Is6()
+	}
+	scope := uint8(unix.RT_SCOPE_UNIVERSE)
+	if r.Dst.Addr().Is4() && !r.Hop.Via.IsValid() {
+		scope = unix.RT_SCOPE_LINK
+	}
+	return msg[6] == scope && r.AnyGateway == r.Hop.Via.IsValid()
 }
 
 func origin(protocol uint8) plan.Origin {
@@ -151,6 +171,7 @@ type routeAttrs struct {
 	table     uint32
 	dst, src  []byte
 	multipath []byte
+	strange   bool // it has an attribute that no route of ours has
 }
 
 func (ra *routeAttrs) read(b []byte, r *plan.Route) bool {
@@ -193,6 +214,8 @@ func (ra *routeAttrs) take(a attr, r *plan.Route) {
 		r.Pref = pref(a.value)
 	case rtaNHID:
 		r.NexthopID = u32(a.value)
+	default:
+		ra.strange = true
 	}
 }
 
