@@ -123,8 +123,11 @@ func (o *opinion) stands(t *testing.T) {
 type asked struct{ speech }
 
 func (o *opinion) packet() asked {
-	pools := []string{"172.31.1.%d", "172.31.7.%d", "172.31.200.%d", "10.5.3.%d", "198.51.100.%d", "10.77.0.66", "10.77.0.1",
-		"fd31:0:0:1::%x", "fd31:0:0:7::%x", "2001:db8:5::%x", "2001:db8:99::%x", "fd77::66", "fd77::1"}
+	pools := []string{"172.31.1.%d", "172.31.7.%d", "172.31.200.%d", "10.5.3.%d", "198.51.100.%d",
+		"fd31:0:0:1::%x", "fd31:0:0:7::%x", "2001:db8:5::%x", "2001:db8:99::%x"}
+	if o.chance(3) { // the servers and the gateways
+		pools = []string{"10.77.0.66", "10.77.0.1", "fd77::66", "fd77::1"}
+	}
 	dst := pools[o.rnd.IntN(len(pools))]
 	if strings.Contains(dst, "%") {
 		dst = fmt.Sprintf(dst, 1+o.rnd.IntN(250))
