@@ -129,7 +129,7 @@ func TestAsk(t *testing.T) {
 		{"close", Request{Op: Close, Tunnel: "tun0"}, `{"version":1,"session":{"tunnel":"tun0","state":"restored","protected":null,"excluded":null,"removed":0,"readded":0,"restored":0,"held":null,"contested":null,"unenforceable":null,"notes":null}}`},
 		{"leave", Request{Op: Leave, Tunnel: "tun9"}, "no_session: tun9: no session"},
 		{"leave nothing", Request{Op: Leave}, "protocol: request: leave has too much or too little beside it"},
-		{"plan", Request{Op: Plan, Sessions: []enforce.Session{{Tunnel: "tun0"}}}, `{"version":1,"preview":{"actions":null,"missing":null,"reported":["one"],"unenforceable":null,"notes":null}}`},
+		{"plan", Request{Op: Plan, Sessions: []enforce.Session{{Tunnel: "tun0"}}}, `{"version":1,"preview":{"actions":null,"missing":null,"reported":["one"],"one_family":null,"unenforceable":null,"notes":null}}`},
 		{"plan nothing", Request{Op: Plan}, "protocol: request: plan has too much or too little beside it"},
 		{"reload", Request{Op: Reload}, `{"version":1,"reloaded":{"opened":null,"changed":null,"closed":null,"kept":["tun0"]}}`},
 		{"no session", Request{Op: Close, Tunnel: "tun9"}, "no_session: tun9: no session"},
