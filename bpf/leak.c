@@ -665,42 +665,34 @@ static __always_inline void parse_options(struct __sk_buff *skb, struct packet *
 	p->upper = end;
 }
 
-/* by_way4 judges what goes to an address that it may go to, and from there on to another. */
-static __always_inline int by_way4(struct __sk_buff *skb, const struct spot *at, const struct iphdr *ip)
-{
-	struct packet *p = packet_of(at);
-	struct rule *r;
-
-	if (!p)
-		return TC_NEXT; /* never */
-	parse4(p, ip);
-	parse_options(skb, p, ip->ihl * 4);
-	if (!p->routed)
-		return TC_NEXT; /* it ends there */
-	p->dest[0] = p->final[0];
-	r = rule4(p->dest);
-	if (passes(skb, r))
-		return TC_NEXT; /* where the policy lets it go */
-	return judge(skb, p, r);
-}
-
 static __always_inline int witness4(struct __sk_buff *skb, const struct spot *at)
 {
 	struct packet *p;
 	struct iphdr ip;
 	struct rule *r;
+	bool free;
 
 	if (!load4(skb, at, &ip))
 		return TC_NEXT; /* too short to be IP */
 	r = rule4(&ip.daddr);
-	if (passes(skb, r))
-		return ip.ihl > 5 ? by_way4(skb, at, &ip) : TC_NEXT; /* where the policy lets it go */
-	if (!(ip.frag_off & htons(IP_MF | IP_OFFSET)) && transport(skb, at, r, ip.ihl * 4, ip.protocol))
+	free = passes(skb, r);
+	if (free && ip.ihl <= 5)
+		return TC_NEXT; /* where the policy lets it go */
+	if (!free && !(ip.frag_off & htons(IP_MF | IP_OFFSET)) && transport(skb, at, r, ip.ihl * 4, ip.protocol))
 		return TC_NEXT; /* the tunnel's own */
 	p = packet_of(at);
 	if (!p)
 		return TC_NEXT; /* never */
 	parse4(p, &ip);
+	if (free) {
+		parse_options(skb, p, ip.ihl * 4);
+		if (!p->routed)
+			return TC_NEXT; /* it ends there */
+		p->dest[0] = p->final[0];
+		r = rule4(p->dest);
+		if (passes(skb, r))
+			return TC_NEXT; /* where the policy lets it go */
+	}
 	return judge(skb, p, r);
 }
 
