@@ -64,6 +64,7 @@ type Enforcer struct {
 	unwritten bool         // the last reading's removals could not all be written down
 	insecure  bool         // a crash would lose what is held: the journal was taken away
 	facts     Facts
+	carried   []string  // the transports of the policy's sessions
 	lookedAt  time.Time // when facts were read
 	asked     int       // how far the questions have come, where they are many
 	names     map[uint32]string

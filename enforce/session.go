@@ -366,9 +366,11 @@ func (e *Enforcer) stand(s *session, l *plan.Link) {
 func (e *Enforcer) rebuild() {
 	old := e.policy().Spec()
 	spec := e.spec(e.sessions, e.facts.Links)
-	if slices.EqualFunc(spec.Sessions, old.Sessions, equalSession) {
+	transports := e.transports()
+	if slices.EqualFunc(spec.Sessions, old.Sessions, equalSession) && slices.Equal(transports, e.carried) {
 		return
 	}
+	e.carried = transports
 	spec.Pinholes, spec.Gateways, spec.Seen = old.Pinholes, old.Gateways, old.Seen
 	p, problems := plan.Build(spec)
 	for _, pr := range problems { // check let none through
@@ -379,6 +381,17 @@ func (e *Enforcer) rebuild() {
 	e.baseline = e.baseline || grew(old, spec) || grew(spec, old)
 	e.reported = reports{}
 	e.setPolicy(p)
+}
+
+// transports is what a policy does not hold of its sessions, and those who watch
+// packets must know.
+func (e *Enforcer) transports() (out []string) {
+	for _, s := range e.sessions {
+		if s.link != 0 {
+			out = append(out, fmt.Sprint(s.Tunnel, s.Servers))
+		}
+	}
+	return out
 }
 
 func equalSession(a, b plan.Session) bool {
