@@ -75,7 +75,7 @@ func TestNotPinned(t *testing.T) {
 			private := *s.prog
 			private.Bin = "unshare"
 			inside := []string{"-m", "--propagation", "slave", "sh", "-c",
-				`mount -t "$0" none /sys/fs/bpf && exec setpriv --bounding-set=-sys_admin "$@"`, tt.mount, s.prog.Bin}
+				`mkdir -p /run/culvert && mount -t tmpfs -o mode=755 none /run/culvert && mount -t "$0" none /sys/fs/bpf && exec setpriv --bounding-set=-sys_admin "$@"`, tt.mount, s.prog.Bin}
 			inside = append(inside, s.prog.Args(append([]string{"run", "--tunnel", "tun0", "--protect", sites}, tt.flags...)...)...)
 			d := testenv.Start(t, private.Command(inside...))
 			testenv.Eventually(t, patience, "the socket", s.prog.Answers)
