@@ -30,7 +30,7 @@ var adverts = []struct {
 	{name: "route information, equal, medium preference", ra: info("fd31::/48", testenv.Medium), leaks: "tun0"},
 	{name: "route information, a host", ra: info("fd31:0:0:1::10/128", testenv.Medium), leaks: byEth},
 	{name: "default router, high preference", vpn: "-6 route del default\n-6 route add ::/0 dev tun0 metric 1024",
-		flags: []string{"--protect", "::/0", "--exclude", "fd77::/64,fd88::/64"},
+		flags: []string{"--protect", "::/0", "--server", "203.0.113.10:1194/udp", "--exclude", "fd77::/64,fd88::/64"},
 		ra:    testenv.RouterAdvert{Lifetime: time.Hour, Preference: testenv.High}, leaks: byEth, probe: "2001:db8:9::9", alters: true},
 	{name: "route information, merged into ECMP", vpn: "-6 route del fd31::/48\n-6 route add fd31::/48 via fd88::1 dev tun0",
 		ra: info("fd31::/48", testenv.Medium), leaks: "tun0", alters: true},
