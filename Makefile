@@ -12,9 +12,11 @@ TOOLS   := gcc libc6-dev clang-19 llvm-14 zip
 VM      := qemu-system-x86 mmdebstrap e2fsprogs debian-archive-keyring
 OTHERS  := darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
 
+CHURN   ?= 1h
+
 export CULVERT_BIN := $(CURDIR)/bin/culvert
 
-.PHONY: demo test build deps vm-deps lint cross kernel kernels vm vm-quick generate generated bench vuln dist dist-check clean
+.PHONY: demo test build deps vm-deps lint cross kernel kernels churn vm vm-quick generate generated bench vuln dist dist-check clean
 
 demo: deps build
 	go run ./testenv/demo
@@ -82,6 +84,12 @@ vm: build vm-deps
 
 vm-quick: build vm-deps
 	go run ./testenv/vm -quick -run '$(or $(CASES),.)'
+
+# What "make test" does for seconds and with hundreds, for an hour and with a
+# thousand: churn around one daemon, and interfaces that come and go.
+churn: build
+	CULVERT_NO_SKIP=1 go test -count 1 -timeout 90m -v -run '^TestManyInterfaces$$' ./cmd/culvert/internal/e2e -pairs 500
+	CULVERT_NO_SKIP=1 go test -count 1 -timeout 90m -v -run '^TestChurn$$' ./cmd/culvert/internal/e2e -churn $(CHURN)
 
 generate:
 	go generate ./loader
