@@ -194,7 +194,9 @@ func TestLittleMemory(t *testing.T) {
 		t.Fatalf("running %t; %d conflicts are left", d.Running(), strings.Count(s.Client.MainTable(t), "10.77.0.66"))
 	}
 	s.again(t)
-	t.Logf("memory rose to %d KiB", peak(t, d.Pid()))
+	if kib := peak(t, d.Pid()); kib > 64<<10 { // pages of files, which are not its own, included
+		t.Errorf("memory rose to %d KiB", kib)
+	}
 	d.Kill()
 	s.prog.Must(t, "recover")
 	sameTable(t, s.Client, "after a kill and recover", before)
@@ -270,15 +272,14 @@ func TestFairness(t *testing.T) {
 			t.Errorf("beside a fight %s leaves by %s, %v", dst, hop.Device, err)
 		}
 	}
-	for range 20 {
+	for range 8 {
 		s.Client.IP(t, "route add 172.29.1.0/24 via 10.77.0.66")
 		by("tun1")
-		// A nexthop object names no route: only a dump finds what it makes.
-		s.Client.IP(t, "nexthop add id 7 via 10.99.0.1 dev tun1")
-		s.Client.IP(t, "route add 172.29.1.0/24 nhid 7")
-		s.Client.IP(t, "nexthop replace id 7 via 10.77.0.66 dev eth0")
+		// The kernel drops the tunnel's route without a word: only a look at the
+		// whole table finds that.
+		s.Client.LinkDown(t, "tun1")
+		s.Client.LinkUp(t, "tun1")
 		by("tun1")
-		_ = s.Client.Command("ip", "nexthop", "del", "id", "7").Run() // it went with the route, or not
 	}
 	st := statusOf(t, s.prog)
 	cancel()
