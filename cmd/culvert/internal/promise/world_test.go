@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/culvert-project/culvert/enforce"
+	"github.com/culvert-project/culvert/enforce/plan"
 )
 
 // world is a random policy, and a random main table as lines of iproute2.
@@ -83,7 +84,8 @@ func (w *world) makeSessions() {
 	}
 	for _, tunnel := range []string{"tun0", "tun1"}[:1+w.rng.IntN(2)] {
 		s := enforce.Session{Tunnel: tunnel, Protect: fresh(1 + w.rng.IntN(4)), Exclude: fresh(w.rng.IntN(3))}
-		if w.chance(30) {
+		full := plan.Full(plan.IPv4, s.Protect, s.Exclude) || plan.Full(plan.IPv6, s.Protect, s.Exclude)
+		if full || w.chance(30) { // a full tunnel is refused without
 			s.Servers = []enforce.Server{{Addr: netip.AddrPortFrom(w.server(), 1194), Proto: "udp"}}
 		}
 		if len(s.Protect) > 0 {
