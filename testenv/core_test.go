@@ -7,6 +7,8 @@ import (
 	"errors"
 	"net/netip"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -290,5 +292,34 @@ func TestLinks(t *testing.T) {
 	a.LinkDel(t, "eth0")
 	if a.HasLink("eth0") || b.HasLink("eth0") {
 		t.Error("deleting one end leaves a link")
+	}
+}
+
+// TestNamesBesideThoseOfIP: the first "ip netns add" of a machine mounts the
+// folder on itself, which would hide the names that are there.
+func TestNamesBesideThoseOfIP(t *testing.T) {
+	Require(t, Root, IPRoute, "unshare")
+	if os.Getenv("TESTENV_FRESH") == "" {
+		cmd := exec.Command("unshare", "-m", "sh", "-c", `mount -t tmpfs none /run && exec "$0" -test.run '^TestNamesBesideThoseOfIP$'`, os.Args[0])
+		cmd.Env = append(os.Environ(), "TESTENV_FRESH=1")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		return
+	}
+	n, err := NewNS("first")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, what := range []string{"add", "del"} {
+		if out, err := exec.Command("ip", "netns", what, "second").CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	if err := n.Close(); err != nil {
+		t.Error(err)
+	}
+	if names, _ := filepath.Glob(netnsDir + "/*"); len(names) > 0 {
+		t.Errorf("still there: %v", names)
 	}
 }

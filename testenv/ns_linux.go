@@ -75,7 +75,7 @@ func (n *NS) create() error {
 
 // bindName gives the calling thread's namespace a name in the file system.
 func bindName(path string) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	if err := shareFolder(filepath.Dir(path)); err != nil {
 		return err
 	}
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o444)
@@ -89,6 +89,32 @@ func bindName(path string) error {
 		return fmt.Errorf("bind to %s: %w", path, err)
 	}
 	return nil
+}
+
+// shareFolder makes the folder of names a shared mount point, as "ip netns add"
+// does, before there is a name in it: its mount would hide the names that are
+// there, and none of them could be removed any more. The lock is the one that ip
+// takes.
+func shareFolder(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	lock, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer lock.Close() //nolint:errcheck // only read
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		return fmt.Errorf("lock %s: %w", dir, err)
+	}
+	shared := func() error { return unix.Mount("", dir, "none", unix.MS_SHARED|unix.MS_REC, "") }
+	if shared() == nil {
+		return nil
+	}
+	if err := unix.Mount(dir, dir, "none", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("mount %s on itself: %w", dir, err)
+	}
+	return shared()
 }
 
 // Close removes the namespace's name and lets go of it. The kernel destroys
