@@ -118,15 +118,18 @@ func build(ctx context.Context, dir string, o options) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	files := map[string]string{"culvert": programPath(), "openvpn.conf": "cmd/culvert/packaging/openvpn/client.conf"}
+	files := map[string]string{"openvpn.conf": "cmd/culvert/packaging/openvpn/client.conf"}
 	for _, pattern := range []string{"*.service", "*.mount"} {
 		units, _ := filepath.Glob(filepath.Join("cmd/culvert/packaging", pattern))
 		for _, u := range units {
 			files["units/"+filepath.Base(u)] = u
 		}
 	}
+	if err := copyFile(filepath.Join(root, "culvert"), programPath(), 0o755); err != nil {
+		return nil, err
+	}
 	for name, from := range files {
-		if err := copyFile(filepath.Join(root, name), from); err != nil {
+		if err := copyFile(filepath.Join(root, name), from, 0o644); err != nil {
 			return nil, err
 		}
 	}
@@ -171,13 +174,13 @@ func list(ctx context.Context, guest string, o options) ([]string, error) {
 	return choose(cases, o.pattern)
 }
 
-func copyFile(to, from string) (err error) {
+func copyFile(to, from string, mode os.FileMode) (err error) {
 	in, err := os.Open(from)
 	if err != nil {
 		return fmt.Errorf("make payload: %w", err)
 	}
 	defer in.Close()
-	out, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o755)
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, mode)
 	if err != nil {
 		return fmt.Errorf("make payload: %w", err)
 	}

@@ -5,7 +5,7 @@ set -eu
 root=$1
 
 # What would touch the network by itself, or only costs time. Cases start what they need.
-for unit in NetworkManager NetworkManager-wait-online NetworkManager-dispatcher ModemManager wpa_supplicant ocserv \
+for unit in NetworkManager NetworkManager-wait-online ModemManager wpa_supplicant ocserv \
 	strongswan openvpn dnsmasq ntpsec systemd-networkd systemd-timesyncd; do
 	chroot "$root" systemctl -q disable "$unit" 2>/dev/null || true
 done

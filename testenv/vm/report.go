@@ -56,6 +56,8 @@ func (r *report) event(event string) {
 		r.now = rest
 	case "lost":
 		r.state[rest] = outcome{"took the machine down", ""}
+	case "reboot":
+		r.state[rest] = outcome{"did not come back", ""}
 	case "late":
 		r.state[rest] = outcome{"did not end in its time", ""}
 	case "end":

@@ -28,6 +28,7 @@ while [ -s "$state/cases" ]; do
 	timeout -k 5 "$(cat /payload/bound)" /payload/guest -test.v -test.run "^$case\$" >&3 2>&1 </dev/null || [ $? -ne 124 ] ||
 		say "late $case"
 	if [ -s "$state/stage" ] && [ ! -e /run/vm-cases.stage ]; then
+		say "reboot $case"
 		sync
 		systemctl reboot
 		exit 0

@@ -28,10 +28,15 @@ func begin() {
 		fmt.Println("these cases change the machine they run on; they run in one of their own: make vm")
 		os.Exit(1)
 	}
-	if staged() != "" {
-		return // the second half of a case: what is there is its own
+	if staged() != "" { // the second half of a case: what is there is its own
+		if err := os.WriteFile("/run/vm-cases.stage", nil, 0o600); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		return
 	}
 	out, err := try(`
+		systemctl disable -q culvert 2>/dev/null
 		systemctl stop culvert 'openvpn-client@*' 'wg-quick@*' NetworkManager strongswan 2>/dev/null
 		systemctl reset-failed
 		timeout 20 culvert release >/dev/null 2>&1

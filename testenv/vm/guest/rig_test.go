@@ -155,6 +155,14 @@ func (r *rig) enforcing() {
 	r.sh("culvert status --wait %s", patience)
 }
 
+// sessions waits until so many are open.
+func (r *rig) sessions(n int) {
+	r.t.Helper()
+	if !testenv.Until(patience, func() bool { return len(r.status().Sessions) == n }) {
+		r.t.Fatalf("want %d sessions: %+v", n, r.status().Sessions)
+	}
+}
+
 // pinned insists on a guard that outlives the daemon.
 func (r *rig) pinned() {
 	r.t.Helper()

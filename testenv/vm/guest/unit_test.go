@@ -97,6 +97,37 @@ func TestUnitRestarts(t *testing.T) {
 	}
 }
 
+// TestUnitReload: the unit takes a changed file while it runs, all of it or
+// nothing, and by SIGHUP as well. Nothing gets out meanwhile.
+func TestUnitReload(t *testing.T) {
+	r, _ := tunnelled(t)
+	r.unit("on_leak: drop\n" + siteSession("tun0"))
+	r.enforcing()
+	pid := r.mainPID()
+	const more = "    exclude: [172.31.9.0/24]\n"
+	r.none("reload", func() {
+		r.write(configFile, "on_leak: drop\n"+siteSession("tun0")+more, 0o644)
+		r.sh("systemctl reload culvert")
+	})
+	r.sh("culvert status --json | grep -q 172.31.9.0/24")
+	r.none("a bad file", func() {
+		r.write(configFile, "on_leak: count\nnonsense: true\n", 0o644)
+		if out, err := try("systemctl reload culvert"); err == nil {
+			t.Errorf("a bad file is taken:\n%s", out)
+		}
+	})
+	r.sh("culvert status --json | grep -q 172.31.9.0/24")
+	r.none("SIGHUP", func() {
+		r.write(configFile, "on_leak: drop\n"+siteSession("tun0"), 0o644)
+		r.sh("systemctl kill -s HUP culvert")
+		r.eventually("the file is read", "! culvert status --json | grep -q 172.31.9.0/24")
+	})
+	r.enforcing()
+	if now := r.mainPID(); now != pid {
+		t.Errorf("the daemon was %s and is %s", pid, now)
+	}
+}
+
 // TestUnitHardened: systemd's own judgement of what the unit may do, 0 to 10.
 func TestUnitHardened(t *testing.T) {
 	r := &rig{t: t}
