@@ -235,12 +235,20 @@ func (r *rig) open(when string) {
 }
 
 // arrives insists that ordinary packets for the target come through the tunnel
-// and none by the LAN.
+// and none by the LAN. A VPN that reconnects on a busy machine is waited for: what
+// is sent meanwhile may be lost, but not leave.
 func (r *rig) arrives(when string) {
 	r.t.Helper()
 	blast, filter := site()
+	out := r.Leaks(r.t, filter)
+	probe := r.Arrived(r.t, filter)
+	blast.Count = 1
+	if !testenv.Until(patience, func() bool { r.Client.Send(r.t, blast); return probe.Packets() > 0 }) {
+		r.t.Errorf("%s: the tunnel carries nothing", when)
+	}
+	probe.Settle(300 * time.Millisecond)
+	in := r.Arrived(r.t, filter)
 	blast.Count, blast.Rate = 40, 400
-	in, out := r.Arrived(r.t, filter), r.Leaks(r.t, filter)
 	r.Client.Send(r.t, blast)
 	in.Wait(uint64(blast.Count), patience)
 	if got, leaked := in.Packets(), out.Packets(); got != uint64(blast.Count) || leaked != 0 {
