@@ -66,6 +66,7 @@ type Enforcer struct {
 	facts     Facts
 	carried   []string  // the transports of the policy's sessions
 	lookedAt  time.Time // when facts were read
+	outdated  bool      // the table showed what came after that
 	asked     int       // how far the questions have come, where they are many
 	names     map[uint32]string
 	incidents incidentRing

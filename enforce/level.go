@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/culvert-project/culvert/enforce/plan"
@@ -117,12 +118,7 @@ func (e *Enforcer) settleTable(ctx context.Context) (settled bool, err error) {
 // round reads the table once and acts on it. It is settled when nothing had to
 // be done, or nothing more can be done now.
 func (e *Enforcer) round(ctx context.Context) (settled bool, err error) {
-	pl, err := e.judge(ctx)
-	if err == nil && e.unknownLinks(&pl) {
-		if err = e.look(ctx); err == nil {
-			pl, err = e.judge(ctx)
-		}
-	}
+	pl, err := e.judgeKnown(ctx)
 	if err != nil {
 		return false, err
 	}
@@ -135,6 +131,7 @@ func (e *Enforcer) round(ctx context.Context) (settled bool, err error) {
 		e.auditPlan(&pl)
 	} else if len(pl.Actions) > 0 {
 		progress = e.carryOut(ctx, pl.Actions, occasion{path: "level", seen: e.exposedSince()})
+		e.outdated = e.outdated || holds(pl.Actions)
 	}
 	if progress {
 		return false, nil
@@ -162,6 +159,61 @@ func (e *Enforcer) unknownLinks(pl *plan.Plan) bool {
 		}
 	}
 	return false
+}
+
+// judgeKnown judges by facts that are newer than what is removed for good. The
+// table may show an interface, or a connected route, that came after the facts
+// were read: then both are read again.
+func (e *Enforcer) judgeKnown(ctx context.Context) (plan.Plan, error) {
+	if e.outdated {
+		if err := e.look(ctx); err != nil {
+			return plan.Plan{}, err
+		}
+	}
+	e.outdated = false
+	pl, err := e.judge(ctx)
+	if err != nil {
+		return pl, err
+	}
+	seen := e.addressless(&pl)
+	if len(seen) == 0 && !e.unknownLinks(&pl) {
+		return pl, nil
+	}
+	if err = e.look(ctx); err == nil {
+		pl, err = e.judge(ctx)
+	}
+	e.holdUnseen(&pl, seen)
+	return pl, err
+}
+
+// addressless returns the removals that would be held if only the address that
+// the route follows from were known.
+func (e *Enforcer) addressless(pl *plan.Plan) map[plan.Route]bool {
+	out := map[plan.Route]bool{}
+	for i := range pl.Actions {
+		if a := &pl.Actions[i]; a.Kind == plan.Remove && !a.Hold && plan.MustReturn(pl.Policy, &a.Route) {
+			out[a.Route.Identity()] = true
+		}
+	}
+	return out
+}
+
+// holds reports whether routes are held that may have come after the facts were
+// read. Nothing of them may be forgotten by those facts: the address that a route
+// needs can have come with it.
+func holds(actions []plan.Action) bool {
+	return slices.ContainsFunc(actions, func(a plan.Action) bool { return a.Kind == plan.Remove && a.Hold })
+}
+
+// holdUnseen holds what came with its address after the facts were read once more.
+// The next reading, with facts that are newer, forgets what has no address.
+func (e *Enforcer) holdUnseen(pl *plan.Plan, seen map[plan.Route]bool) {
+	for i := range pl.Actions {
+		a := &pl.Actions[i]
+		if a.Kind == plan.Remove && !a.Hold && plan.MustReturn(pl.Policy, &a.Route) && !seen[a.Route.Identity()] {
+			a.Hold = true
+		}
+	}
 }
 
 // judge reads the table and decides. The table is streamed, not kept.

@@ -106,6 +106,70 @@ func TestInterfaceComesBetweenReadings(t *testing.T) {
 	}
 }
 
+// TestAddressComesBetweenReadings: the table shows connected routes whose addresses
+// came after the interfaces were read, and again after they were read once more.
+// They come back; one that is forged, with no address, does not.
+func TestAddressComesBetweenReadings(t *testing.T) {
+	sys := &busySystem{System: newHost(t)}
+	e, stop := run(t, sys, &enforcetest.Journal{}, enforce.Options{})
+	open(t, e, split)
+	sys.Lose(1 << 20) // nobody announces them
+	forged := plan.Route{Dst: pfx("172.31.11.0/24"), Hop: plan.Hop{Link: eth0}, Origin: plan.Kernel, Protocol: 2}
+	again := func() {
+		do(t, sys.System, 0, func(tb *enforcetest.Table) error { return tb.AddAddress(eth0, pfx("172.31.10.2/24")) })
+	}
+	come := func() {
+		do(t, sys.System, 0, func(tb *enforcetest.Table) error {
+			return errors.Join(tb.AddAddress(eth0, pfx("172.31.9.2/24")), tb.Add(forged, enforcetest.Add))
+		})
+		sys.between.Store(&again)
+	}
+	sys.between.Store(&come)
+	e.Wake("test")
+	eventually(t, "all three are removed", func() bool {
+		text := sys.Text()
+		return sys.between.Load() == nil && status(t, e).Removed == 3 && !strings.Contains(text, "172.31.9.0/24") &&
+			!strings.Contains(text, "172.31.10.0/24") && !strings.Contains(text, "172.31.11.0/24")
+	})
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	text := sys.Text()
+	if !strings.Contains(text, "172.31.9.0/24") || !strings.Contains(text, "172.31.10.0/24") || strings.Contains(text, "172.31.11.0/24") {
+		t.Errorf("in the end:\n%s", text)
+	}
+}
+
+// TestAddressComesAsTheSessionOpens: the same before any of the readings with which
+// a session opens.
+func TestAddressComesAsTheSessionOpens(t *testing.T) {
+	for n := range 4 {
+		sys := &busySystem{System: newHost(t)}
+		e, stop := run(t, sys, &enforcetest.Journal{}, enforce.Options{})
+		sys.Lose(1 << 20) // nobody announces it
+		var come func()
+		come = func() {
+			if n--; n < 0 {
+				do(t, sys.System, 0, func(tb *enforcetest.Table) error { return tb.AddAddress(eth0, pfx("172.31.9.2/24")) })
+				return
+			}
+			sys.between.Store(&come)
+		}
+		sys.between.Store(&come)
+		open(t, e, split)
+		eventually(t, "it is removed", func() bool {
+			e.Wake("test")
+			return status(t, e).Removed == 1
+		})
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+		if !strings.Contains(sys.Text(), "172.31.9.0/24") {
+			t.Errorf("in the end:\n%s", sys.Text())
+		}
+	}
+}
+
 // TestNewInterfaceHasItsName: the first that is heard of an interface is a route.
 func TestNewInterfaceHasItsName(t *testing.T) {
 	sys := newHost(t)

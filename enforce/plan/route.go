@@ -212,9 +212,12 @@ func (r *Route) Clone() Route {
 }
 
 // Same reports whether a and b are one kernel route, whenever they were read.
-func (r Route) Same(o Route) bool {
-	r.Raw, r.Expires, r.Dead, r.AnyGateway = o.Raw, o.Expires, o.Dead, o.AnyGateway
-	return r == o
+func (r Route) Same(o Route) bool { return r.Identity() == o.Identity() }
+
+// Identity returns r without what differs between two readings of one route.
+func (r Route) Identity() Route {
+	r.Raw, r.Expires, r.Dead, r.AnyGateway = "", 0, false, false
+	return r
 }
 
 // Replaces reports whether r looks like a newer copy of o by the same owner:

@@ -39,7 +39,7 @@ type Answer struct {
 // Lookup asks the kernel (RTM_GETROUTE) which entry of which table it would
 // take for a packet of this host. A destination that cannot be reached is an
 // answer; a question that the kernel refuses is an error.
-func (s *System) Lookup(_ context.Context, q Query) (Answer, error) {
+func (s *System) Lookup(ctx context.Context, q Query) (Answer, error) {
 	sock, err := s.ns.open()
 	if err != nil {
 		return Answer{}, err
@@ -49,7 +49,35 @@ func (s *System) Lookup(_ context.Context, q Query) (Answer, error) {
 	if err == nil && a.Err != nil && q.Link != "" && q.Dst.Is4() {
 		return lookupOnLink(sock, q, a)
 	}
-	return a, err
+	if err != nil {
+		return a, err
+	}
+	l := legs{sock: sock}
+	return a, l.fill(ctx, &a.Route)
+}
+
+// legs fills in what nexthop objects stand for: under nexthop_compat_mode=0 the
+// kernel answers with their ids alone. The objects are read once, if at all.
+type legs struct {
+	sock *socket
+	nh   nexthops
+	read bool
+}
+
+func (l *legs) fill(ctx context.Context, r *plan.Route) (err error) {
+	if r.NexthopID == 0 || r.Hop.Link != 0 {
+		return nil
+	}
+	if !l.read {
+		if l.nh, err = dumpNexthops(ctx, l.sock); err != nil {
+			return fmt.Errorf("dump nexthop objects: %w", asInterrupted(err))
+		}
+		l.read = true
+	}
+	if hops := l.nh[r.NexthopID]; len(hops) > 0 {
+		*r = r.WithHops(hops...)
+	}
+	return nil
 }
 
 // Ways implements enforce.Asker: all are asked on one socket.
@@ -62,7 +90,7 @@ func (s *System) Ways(ctx context.Context, to []netip.Addr) ([]enforce.Way, erro
 		return nil, err
 	}
 	defer sock.close()
-	out := make([]enforce.Way, len(to))
+	out, l := make([]enforce.Way, len(to)), legs{sock: sock}
 	for i, dst := range to {
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -70,6 +98,9 @@ func (s *System) Ways(ctx context.Context, to []netip.Addr) ([]enforce.Way, erro
 		a, err := lookup(sock, Query{Dst: dst}, lookupFlags(dst))
 		if isUnsupported(err) { // a kernel without the family sends nothing there
 			a, err = Answer{Err: err, Type: plan.Unreachable}, nil
+		}
+		if err == nil {
+			err = l.fill(ctx, &a.Route)
 		}
 		if err != nil {
 			return nil, err

@@ -137,6 +137,43 @@ func TestLookupError(t *testing.T) {
 	})
 }
 
+// TestLookupNexthopObject: an answer that names a nexthop object alone has its legs
+// all the same, through groups too.
+func TestLookupNexthopObject(t *testing.T) {
+	testenv.Require(t, testenv.Root, testenv.TUN, testenv.IPRoute)
+	ns := lookupWorld(t)
+	for _, mode := range []string{"0", "1"} {
+		ns.Sysctl(t, "net.ipv4.nexthop_compat_mode", mode)
+		sys := open(t, ns)
+		for i, f := range []struct{ gate, dst, asked string }{
+			{"192.168.1.1", "10.4%d.0.0/16", "10.4%d.0.1"},
+			{"2001:db8:1::1", "2001:db8:4%d0::/48", "2001:db8:4%d0::1"},
+		} {
+			id := 10 * (i + 1)
+			for _, cmd := range []string{
+				fmt.Sprintf("nexthop replace id %d via %s dev eth0", id, f.gate),
+				fmt.Sprintf("nexthop replace id %d group %d", id+1, id),
+				fmt.Sprintf("route replace "+f.dst+" nhid %d", 0, id),
+				fmt.Sprintf("route replace "+f.dst+" nhid %d", 1, id+1),
+			} {
+				ns.IP(t, cmd)
+			}
+			for n := range 2 {
+				dst := netip.MustParseAddr(fmt.Sprintf(f.asked, n))
+				if got := lookedUp(t, ns, sys, rtnl.Query{Dst: dst}); got != "eth0 table 254" {
+					t.Errorf("compat mode %s, %v: got %s, want eth0", mode, dst, got)
+				}
+				ns.Run(t, func() {
+					ways, err := sys.Ways(t.Context(), []netip.Addr{dst, dst})
+					if err != nil || ways[1].Route.Hop.Via.String() != f.gate {
+						t.Errorf("compat mode %s, the ways to %v: %+v, %v", mode, dst, ways, err)
+					}
+				})
+			}
+		}
+	}
+}
+
 // lookedUp asks inside the namespace and tells the answer in few words.
 func lookedUp(t *testing.T, ns *testenv.NS, sys *rtnl.System, q rtnl.Query) string {
 	t.Helper()

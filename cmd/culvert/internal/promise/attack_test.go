@@ -169,6 +169,7 @@ func (l *lab) underAttack(t *testing.T, seed uint64, sum *tally) {
 	<-l.strikeAside(t, a.batches[1])
 	during := l.quiet(t, e.e)
 	l.readObjects(t)
+	l.readGateways(w, during)
 	l.orphans = true
 	wrong, of := l.violations(t, w, questions(boundaries(w.sessions, before, during)))
 	e.end(t)

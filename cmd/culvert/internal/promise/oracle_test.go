@@ -71,17 +71,35 @@ func (w *world) servers() (out []netip.Addr) {
 }
 
 // pinhole returns the interface by which an address may be reached although it
-// is protected: a gateway's, when a server may be behind it.
+// is protected: a gateway's, when a server may be behind it, or an excluded route
+// goes by it.
 func (w *world) pinhole(a netip.Addr) string {
-	if len(w.servers()) == 0 {
-		return ""
-	}
 	for _, d := range devices {
-		if !w.enforced(d.name) && (d.gate4 == a || d.gate6 == a) {
+		if !w.enforced(d.name) && (d.gate4 == a || d.gate6 == a) && (len(w.servers()) > 0 || w.leans[a]) {
 			return d.name
 		}
 	}
 	return ""
+}
+
+var gateways = regexp.MustCompile(`via ([0-9a-f.:]+) dev (\w+)`)
+
+// readGateways learns the gateways of the excluded routes in a table.
+func (l *lab) readGateways(w *world, table string) {
+	w.leans = map[netip.Addr]bool{}
+	for _, e := range entries(table) {
+		if c, _, _ := w.classify(destination(e)); c != excluded {
+			continue
+		}
+		for _, m := range gateways.FindAllStringSubmatch(e, -1) {
+			w.leans[netip.MustParseAddr(m[1])] = true
+		}
+		for _, m := range objectID.FindAllStringSubmatch(e, -1) {
+			for _, name := range l.objects[number(m[1])] {
+				w.leans[deviceNamed(name).gate(isV6(e))] = true
+			}
+		}
+	}
 }
 
 // enforced reports whether an interface is the tunnel of a session.

@@ -56,6 +56,7 @@ func (l *lab) promise(t *testing.T, seed uint64, sum *tally) {
 		states = append(states, l.table(t))
 	}
 	during := states[len(states)-1]
+	l.readGateways(w, during)
 	l.orphans = true
 	wrong, of := l.violations(t, w, asked)
 	changed, looked := l.bystanders(t, w, others)

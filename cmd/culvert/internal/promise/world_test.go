@@ -19,8 +19,9 @@ type world struct {
 	compat   bool // net.ipv4.nexthop_compat_mode
 	lines    []string
 	sessions []enforce.Session
-	more     []netip.Addr // addresses that the host got later
-	lowest   []netip.Addr // of the subnets of those
+	more     []netip.Addr        // addresses that the host got later
+	lowest   []netip.Addr        // of the subnets of those
+	leans    map[netip.Addr]bool // gateways of excluded routes
 }
 
 // universe is a small range of addresses, so that prefixes meet often.
