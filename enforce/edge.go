@@ -118,7 +118,9 @@ func (e *Enforcer) outlived(ev Event) bool {
 // amends puts back a route that the edge path deleted under a policy that was
 // just being replaced by one that lets it stand.
 func (e *Enforcer) amends(ctx context.Context, ev Event) {
-	errs := e.sys.Apply(ctx, []plan.Action{{Kind: plan.Restore, Route: ev.Route}})
+	back := []plan.Action{{Kind: plan.Restore, Route: ev.Route}}
+	e.markActions(back)
+	errs := e.sys.Apply(ctx, back)
 	if errs[0] == nil && ev.Answer.tally != nil {
 		ev.Answer.tally.restored.Add(1)
 	}

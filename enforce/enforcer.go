@@ -58,6 +58,8 @@ type Enforcer struct {
 	written   written
 	hinted    time.Time // when the first event came that the next reading has to settle
 	lastID    uint64
+	marks     marks
+	unmarked  bool         // the marks could not be written down
 	baseline  bool         // the policy grew since the table was last judged
 	before    *plan.Policy // by which it was judged last; nil for none
 	unkept    bool         // what the session store knows of a tunnel is old
@@ -155,6 +157,7 @@ func (e *Enforcer) load(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("load journal: %w", err)
 	}
+	e.marks.load(e.journal)
 	e.held.add(entries...)
 	for _, h := range entries {
 		e.lastID = max(e.lastID, h.ID)

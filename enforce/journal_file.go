@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -27,6 +28,8 @@ type FileJournal struct {
 	size    int64            // bytes that are whole lines
 	live    map[uint64]Entry // not crossed out
 	open    []KeptSession
+	marks   map[Mark]bool // our own routes
+	marked  bool          // those are all
 	check   func(*plan.Route) error
 	damaged [][]byte // lines that are not what was written
 	torn    bool     // the line being read has no end: the file's last one
@@ -48,7 +51,7 @@ func OpenJournal(dir string, b Binding, check func(*plan.Route) error) (*FileJou
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make state directory: %w", err)
 	}
-	j := &FileJournal{path: filepath.Join(dir, journalName(b)), binding: b, check: check, live: map[uint64]Entry{}}
+	j := &FileJournal{path: filepath.Join(dir, journalName(b)), binding: b, check: check, live: map[uint64]Entry{}, marks: map[Mark]bool{}}
 	f, err := os.OpenFile(j.path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open journal: %w", err)
@@ -110,6 +113,43 @@ func (j *FileJournal) KeepSessions(open []KeptSession) error {
 	return nil
 }
 
+// LoadMarks implements MarkStore.
+func (j *FileJournal) LoadMarks() (marks []Mark, known bool) {
+	return slices.SortedFunc(maps.Keys(j.marks), compareMarks), j.marked
+}
+
+// KeepMarks implements MarkStore. What is dropped need not be durable: a mark of
+// a route that is not there does no harm.
+func (j *FileJournal) KeepMarks(c MarkChange) error {
+	if err := j.Secure(); err != nil {
+		return err
+	}
+	if err := j.append(&record{Marks: &c}); err != nil {
+		return err
+	}
+	j.mark(&c)
+	if len(c.Add) == 0 {
+		if j.isLong() {
+			return j.rewrite()
+		}
+		return nil
+	}
+	if err := j.file.Sync(); err != nil {
+		return fmt.Errorf("sync journal %s: %w", j.path, err)
+	}
+	return nil
+}
+
+func (j *FileJournal) mark(c *MarkChange) {
+	for _, k := range c.Add {
+		j.marks[k] = true
+	}
+	for _, k := range c.Drop {
+		delete(j.marks, k)
+	}
+	j.marked = j.marked || c.All
+}
+
 // Load implements Journal.
 func (j *FileJournal) Load() ([]Entry, error) {
 	out := make([]Entry, 0, len(j.live))
@@ -149,15 +189,16 @@ func (j *FileJournal) Forget(ids []uint64) error {
 	for _, id := range ids {
 		delete(j.live, id)
 	}
-	if len(j.live) == 0 || j.size > journalCompact+4*j.liveSize() {
+	if len(j.live) == 0 || j.isLong() {
 		return j.rewrite()
 	}
 	return j.append(&record{Forget: ids})
 }
 
-func (j *FileJournal) liveSize() int64 {
-	const typical = 512 // bytes per entry, near enough to decide by
-	return int64(len(j.live)) * typical
+// isLong reports whether most of the file says what is true no longer.
+func (j *FileJournal) isLong() bool {
+	const entry, mark = 512, 64 // bytes each, near enough to decide by
+	return j.size > journalCompact+4*int64(entry*len(j.live)+mark*len(j.marks))
 }
 
 // append writes one line for each record, all of them or none.
@@ -220,7 +261,10 @@ func (j *FileJournal) swap(name string, size int64) error {
 
 func (j *FileJournal) writeAll(f *os.File) (int64, error) {
 	b := j.binding
-	lines, err := appendLine(nil, 0, &record{Journal: journalVersion, Binding: &b})
+	lines, err := appendLine(nil, 0, &record{Journal: journalVersion, Binding: &b, Marked: j.marked})
+	if len(j.marks) > 0 && err == nil {
+		lines, err = appendLine(lines, b.seal(), &record{Marks: &MarkChange{Add: slices.SortedFunc(maps.Keys(j.marks), compareMarks)}})
+	}
 	if len(j.open) > 0 && err == nil {
 		lines, err = appendLine(lines, b.seal(), &record{Sessions: &j.open})
 	}

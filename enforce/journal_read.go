@@ -16,8 +16,12 @@ func (j *FileJournal) replay() error {
 		return fmt.Errorf("read journal %s: %w", j.path, err)
 	}
 	if other := j.read(data); other {
+		j.marked = true
 		return j.rewrite()
 	}
+	// An earlier version kept no marks: what it may have left is not known. It put
+	// nothing that outlives it without a session or a held route.
+	j.marked = j.marked || len(j.open) == 0 && len(j.live) == 0 && j.lost == 0
 	if err = j.keepAside(); err == nil {
 		err = j.rewrite()
 	}
@@ -42,6 +46,7 @@ func (j *FileJournal) read(data []byte) (other bool) {
 	if other {
 		clear(j.live)
 		j.open, j.damaged, j.lost = nil, nil, 0
+		j.marks, j.marked = map[Mark]bool{}, false
 		j.notes = []string{"the journal was left by another boot or network namespace: discarded"}
 	}
 	return other
@@ -56,6 +61,7 @@ func firstLine(data []byte) []byte {
 // another boot or namespace.
 func (j *FileJournal) readLine(n int, line []byte, old bool) (other bool) {
 	if r, ok := parseLine(line, 0); ok && r.Binding != nil {
+		j.marked = r.Marked
 		return r.Journal != journalVersion || *r.Binding != j.binding
 	}
 	r, ok := parseLine(line, j.binding.seal())
@@ -88,6 +94,9 @@ func (j *FileJournal) apply(r *record) {
 	}
 	if r.Sessions != nil {
 		j.open = *r.Sessions
+	}
+	if r.Marks != nil {
+		j.mark(r.Marks)
 	}
 }
 

@@ -17,12 +17,14 @@ import (
 // also where the header is damaged.
 
 // record is one line's object: the header, one held route, what is crossed out,
-// or the sessions.
+// our own routes, or the sessions.
 type record struct {
-	Journal int        `json:"culvert_journal,omitempty"`
-	Binding *Binding   `json:"binding,omitempty"`
-	Hold    *wireEntry `json:"hold,omitempty"`
-	Forget  []uint64   `json:"forget,omitempty"`
+	Journal int         `json:"culvert_journal,omitempty"`
+	Binding *Binding    `json:"binding,omitempty"`
+	Marked  bool        `json:"marked,omitempty"` // of the header: no route is ours but those marked
+	Hold    *wireEntry  `json:"hold,omitempty"`
+	Forget  []uint64    `json:"forget,omitempty"`
+	Marks   *MarkChange `json:"marks,omitempty"` // of our own routes
 	// Sessions replaces the sessions kept so far, when present.
 	Sessions *[]KeptSession `json:"sessions,omitempty"`
 }

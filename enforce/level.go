@@ -122,6 +122,7 @@ func (e *Enforcer) round(ctx context.Context) (settled bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	e.markPolicy(pl.Policy)
 	e.setPolicy(pl.Policy) // before acting: the edge path must spare our pinholes
 	e.reported.begin()
 	e.takeIn(&pl)
@@ -136,6 +137,7 @@ func (e *Enforcer) round(ctx context.Context) (settled bool, err error) {
 	if progress {
 		return false, nil
 	}
+	e.settleMarks()
 	e.swallowed(pl.Swallowed)
 	e.verify(ctx, pl.Missing)
 	e.settle(pl.Missing)
@@ -219,6 +221,7 @@ func (e *Enforcer) holdUnseen(pl *plan.Plan, seen map[plan.Route]bool) {
 // judge reads the table and decides. The table is streamed, not kept.
 func (e *Enforcer) judge(ctx context.Context) (plan.Plan, error) {
 	var failed error
+	e.marks.begin()
 	pl := plan.Make(plan.Input{
 		Policy: e.policy(), Held: e.planHeld(), Links: e.facts.Links, Baseline: e.baseline, Before: e.before,
 		Table: func(yield func(plan.Route) bool) {
@@ -227,7 +230,7 @@ func (e *Enforcer) judge(ctx context.Context) (plan.Plan, error) {
 					failed = err
 					return
 				}
-				if !yield(r) {
+				if e.marks.judge(&r); !yield(r) {
 					return
 				}
 			}
@@ -264,6 +267,7 @@ func (e *Enforcer) carryOut(ctx context.Context, actions []plan.Action, on occas
 	actions, ids := e.writeDown(actions, on.events == nil)
 	// A crash here leaves entries of routes that still stand: giving them back
 	// finds them there.
+	e.markActions(actions)
 	errs := e.sys.Apply(ctx, actions)
 	// A crash here leaves the entries of what was deleted, which is right, and
 	// those of what was given back, which are found to be there.

@@ -62,6 +62,7 @@ func (e *Enforcer) copied() *Enforcer {
 		c.held.add(*h)
 	}
 	c.lastID = e.lastID
+	c.marks = e.marks.copied()
 	c.facts, c.lookedAt, c.names = e.facts, e.lookedAt, maps.Clone(e.names)
 	c.own = e.own
 	c.setPolicy(e.policy())

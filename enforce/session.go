@@ -380,6 +380,7 @@ func (e *Enforcer) rebuild() {
 	// another's prefix and conflict with that from now on.
 	e.baseline = e.baseline || grew(old, spec) || grew(spec, old)
 	e.reported = reports{}
+	e.markPolicy(p)
 	e.setPolicy(p)
 }
 

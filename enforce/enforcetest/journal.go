@@ -1,6 +1,7 @@
 package enforcetest
 
 import (
+	"maps"
 	"slices"
 	"sync"
 
@@ -14,12 +15,13 @@ type Journal struct {
 	// Hook, when not nil, is called around every call. It may call Halt:
 	// before a step the step does not happen, after it nothing else does.
 	Hook func(Point)
-	// Refuse, when not nil, may fail a call: "load", "hold" or "forget". A
+	// Refuse, when not nil, may fail a call: "load", "hold", "mark" or "forget". A
 	// disk that is full refuses "hold".
 	Refuse func(op string) error
 
 	mu      sync.Mutex // guards what follows
 	entries []enforce.Entry
+	marks   map[enforce.Mark]bool
 	halted  bool
 	steps   int
 }
@@ -47,7 +49,32 @@ func (j *Journal) Forget(ids []uint64) error {
 	})
 }
 
-var _ enforce.Journal = (*Journal)(nil)
+// LoadMarks implements [enforce.MarkStore].
+func (j *Journal) LoadMarks() ([]enforce.Mark, bool) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return slices.Collect(maps.Keys(j.marks)), true
+}
+
+// KeepMarks implements [enforce.MarkStore].
+func (j *Journal) KeepMarks(c enforce.MarkChange) error {
+	return j.step("mark", func() {
+		if j.marks == nil {
+			j.marks = map[enforce.Mark]bool{}
+		}
+		for _, k := range c.Add {
+			j.marks[k] = true
+		}
+		for _, k := range c.Drop {
+			delete(j.marks, k)
+		}
+	})
+}
+
+var (
+	_ enforce.Journal   = (*Journal)(nil)
+	_ enforce.MarkStore = (*Journal)(nil)
+)
 
 // step makes one call happen between its two hooks.
 func (j *Journal) step(op string, do func()) error {

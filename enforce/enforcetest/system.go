@@ -25,7 +25,7 @@ var (
 
 // Point is a moment at which a hook is called: before or after one step.
 type Point struct {
-	Op    string // "put", "remove", "restore", "withdraw", "edge"; a Journal's: "load", "hold", "forget"
+	Op    string // "put", "remove", "restore", "withdraw", "edge"; a Journal's: "load", "hold", "mark", "forget"
 	After bool
 	N     int // how many steps of any kind came before this one
 }

@@ -203,6 +203,8 @@ func (t *Table) stored(r plan.Route) (plan.Route, string) {
 	r.Raw = ""
 	if r.Origin == plan.Own {
 		r.Protocol = ProtoOwn
+	} else if r.Protocol == ProtoOwn {
+		r.Origin = plan.Own // it looks like it, whoever is asked
 	}
 	if r.Dst.Addr().Is6() && r.Metric == 0 {
 		r.Metric = 1024

@@ -140,8 +140,11 @@ func parseRoute(msg []byte, r *plan.Route, nh nexthops) parseStatus {
 // appendOwn built: others may use the number too, and theirs must not be taken
 // away as ours. IPv6 may have made it a leg of another's route.
 func (ra *routeAttrs) ourShape(msg []byte, r *plan.Route) bool {
-	if ra.strange || r.TOS != 0 || r.Src.IsValid() || r.NexthopID != 0 || r.Type != plan.Unicast || r.Expires != 0 {
+	if ra.strange || r.TOS != 0 || r.Src.IsValid() || r.NexthopID != 0 || r.Expires != 0 {
 		return false
+	}
+	if r.Type != plan.Unicast {
+		return r.Type == plan.Unreachable && msg[6] == unix.RT_SCOPE_UNIVERSE // what the other family is rejected by
 	}
 	if len(ra.multipath) > 0 {
 		return r.Dst.Addr().Is6()

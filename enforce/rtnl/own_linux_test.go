@@ -49,6 +49,11 @@ func TestOthersWithOurNumber(t *testing.T) {
 		return r
 	}
 	ours := []plan.Route{hop("10.11.0.0/16", ""), hop("10.12.0.1/32", "192.168.1.1"), hop("fd98::/64", "")}
+	for _, dst := range []string{"10.13.0.0/16", "fd97::/64"} { // what a tunnel leaves out is rejected
+		r := hop(dst, "")
+		r.Type, r.Hop = plan.Unreachable, plan.Hop{}
+		ours = append(ours, r)
+	}
 	for i := range ours {
 		if err := sys.Apply(t.Context(), []plan.Action{{Kind: plan.Put, Route: ours[i]}})[0]; err != nil {
 			t.Fatal(err)

@@ -110,6 +110,21 @@ func (m *mortal) Forget(ids []uint64) error {
 	return enforcetest.ErrHalted
 }
 
+// LoadMarks implements enforce.MarkStore.
+func (m *mortal) LoadMarks() ([]enforce.Mark, bool) { return m.journal.LoadMarks() }
+
+// KeepMarks implements enforce.MarkStore.
+func (m *mortal) KeepMarks(c enforce.MarkChange) error {
+	lives, last := m.step()
+	switch {
+	case lives:
+		return m.journal.KeepMarks(c)
+	case last && m.torn:
+		return m.tear(func() error { return m.journal.KeepMarks(c) })
+	}
+	return enforcetest.ErrHalted
+}
+
 func (m *mortal) entries() int {
 	all, _ := m.journal.Load()
 	return len(all)
