@@ -3,6 +3,7 @@ package enforce_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -49,5 +50,53 @@ func TestDisplacedIsHeld(t *testing.T) {
 	}
 	if after := sys.Text(); after != before {
 		t.Errorf("after\n%sbefore\n%s", after, before)
+	}
+}
+
+// slip is a System whose process dies after a delete took another route than it
+// named, before that is put back.
+type slip struct {
+	*enforcetest.System
+	journal *enforcetest.Journal
+	victim  plan.Route
+}
+
+func (s *slip) Apply(ctx context.Context, actions []plan.Action) []error {
+	if slices.ContainsFunc(actions, func(a plan.Action) bool { return a.Kind == plan.Remove }) {
+		_ = s.System.Do(enforcetest.OwnPort, func(tb *enforcetest.Table) error { return tb.DeleteExact(s.victim) })
+		s.System.Halt()
+		s.journal.Halt()
+	}
+	return s.System.Apply(ctx, actions)
+}
+
+// TestDeathBetweenDeleteAndPutBack: what a delete takes by mistake is written down
+// before, where the table shows that it may be taken. Where nothing can be taken
+// nothing is written.
+func TestDeathBetweenDeleteAndPutBack(t *testing.T) {
+	sys, j := newHost(t), &enforcetest.Journal{}
+	victim := via("172.31.0.0/16", "192.168.1.66", eth0)
+	victim.Metric = 50
+	conflict := via("172.31.0.0/16", "192.168.1.66", eth0)
+	add(t, sys, victim)
+	e, stop := run(t, &slip{System: sys, journal: j, victim: victim}, j, enforce.Options{})
+	open(t, e, split) // the one with the metric stays: it never wins
+	if got := j.Entries(); len(got) > 0 || !strings.Contains(sys.Text(), "metric 50") {
+		t.Fatalf("held %v of\n%s", got, sys.Text())
+	}
+	before := sys.Text()
+	sys.Lose(1 << 20) // the loop finds the conflict, not the edge
+	add(t, sys, conflict)
+	e.Wake("test")
+	eventually(t, "the process dies", func() bool { return !strings.Contains(sys.Text(), "metric 50") })
+	_ = stop() // the dead give nothing back
+	sys.Resume()
+	j.Resume()
+	if _, err := enforce.Recover(t.Context(), sys, j, enforce.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	_ = sys.Do(0, func(tb *enforcetest.Table) error { return tb.DeleteExact(conflict) })
+	if after := sys.Text(); after != before {
+		t.Errorf("after\n%s\nbefore\n%s", after, before)
 	}
 }

@@ -59,12 +59,13 @@ type Enforcer struct {
 	hinted    time.Time // when the first event came that the next reading has to settle
 	lastID    uint64
 	marks     marks
-	unmarked  bool         // the marks could not be written down
-	baseline  bool         // the policy grew since the table was last judged
-	before    *plan.Policy // by which it was judged last; nil for none
-	unkept    bool         // what the session store knows of a tunnel is old
-	unwritten bool         // the last reading's removals could not all be written down
-	insecure  bool         // a crash would lose what is held: the journal was taken away
+	shadowed  map[netip.Prefix][]plan.Route // that the last reading found to stay
+	unmarked  bool                          // the marks could not be written down
+	baseline  bool                          // the policy grew since the table was last judged
+	before    *plan.Policy                  // by which it was judged last; nil for none
+	unkept    bool                          // what the session store knows of a tunnel is old
+	unwritten bool                          // the last reading's removals could not all be written down
+	insecure  bool                          // a crash would lose what is held: the journal was taken away
 	facts     Facts
 	carried   []string  // the transports of the policy's sessions
 	lookedAt  time.Time // when facts were read

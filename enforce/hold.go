@@ -77,6 +77,32 @@ func (e *Enforcer) displaced(err error) error {
 	return d.Result
 }
 
+// holdAtRisk writes down the routes that stay but that a delete may take in place of
+// the one it means. The System puts such a one back; only a crash in between needs
+// the entries. They are crossed out after it. Where they cannot be written the
+// deletes are made all the same: they hardly ever take a wrong one.
+func (e *Enforcer) holdAtRisk(actions []plan.Action) []uint64 {
+	var routes []plan.Route
+	for i := range actions {
+		a := &actions[i]
+		if a.Kind != plan.Remove {
+			continue
+		}
+		for _, o := range e.shadowed[a.Route.Dst] {
+			if a.Route.MayTake(&o) && !slices.ContainsFunc(routes, o.Same) {
+				routes = append(routes, o)
+			}
+		}
+	}
+	first := slices.Repeat([]bool{true}, len(routes)) // it would have been found ahead of the one that was meant
+	ids, err := e.hold(routes, first, false)
+	if err != nil {
+		e.log.error("routes that a delete may take by mistake are not written down", "routes", len(routes), "err", err)
+		return nil
+	}
+	return ids
+}
+
 // forget crosses entries out. When that fails the worst is that they are given
 // back once more, which finds them there.
 func (e *Enforcer) forget(ids ...uint64) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -125,6 +126,10 @@ func (e *Enforcer) round(ctx context.Context) (settled bool, err error) {
 	e.markPolicy(pl.Policy)
 	e.setPolicy(pl.Policy) // before acting: the edge path must spare our pinholes
 	e.reported.begin()
+	e.shadowed = map[netip.Prefix][]plan.Route{}
+	for _, r := range pl.Shadowed {
+		e.shadowed[r.Dst] = append(e.shadowed[r.Dst], r)
+	}
 	e.takeIn(&pl)
 	e.unwritten = false
 	progress := false
@@ -268,10 +273,11 @@ func (e *Enforcer) carryOut(ctx context.Context, actions []plan.Action, on occas
 	// A crash here leaves entries of routes that still stand: giving them back
 	// finds them there.
 	e.markActions(actions)
+	atRisk := e.holdAtRisk(actions)
 	errs := e.sys.Apply(ctx, actions)
 	// A crash here leaves the entries of what was deleted, which is right, and
 	// those of what was given back, which are found to be there.
-	var crossed []uint64
+	crossed := atRisk
 	for i := range actions {
 		a := &actions[i]
 		errs[i] = e.displaced(errs[i])

@@ -83,6 +83,7 @@ type Plan struct {
 	Policy   *Policy        // the input's, refined by what the table taught
 	Missing  []netip.Prefix // protected prefixes that had no tunnel route
 	Reported []Route        // routes that take protected traffic by the operator's word
+	Shadowed []Route        // routes that stay in the place of conflicts, or may: see MayTake
 	// Swallowed are routes that send a server's packets into the server's own
 	// tunnel, and that cannot be got round.
 	Swallowed []Route
@@ -346,6 +347,8 @@ func (m *maker) remove() {
 			removals = append(removals, m.removal(c))
 		case Report:
 			m.out.Reported = append(m.out.Reported, c.route)
+		case Keep:
+			m.out.Shadowed = append(m.out.Shadowed, c.route)
 		}
 	}
 	removals = outsideIn(removals)
@@ -359,6 +362,14 @@ func (m *maker) remove() {
 // stood reports whether a route was there before what it conflicts with.
 func (m *maker) stood(r *Route) bool {
 	return m.in.Baseline && (m.in.Before == nil || Judge(m.in.Before, r).Decision != Conflict)
+}
+
+// MayTake reports whether a delete that names r can take o: a system need not tell
+// routes by all that they differ in. Linux takes a metric of 0, and a source address
+// or gateway that is not named, for any.
+func (r *Route) MayTake(o *Route) bool {
+	return r.Dst == o.Dst && r.TOS == o.TOS && r.Type == o.Type && r.Hop.Link == o.Hop.Link && !r.Same(*o) &&
+		(r.Metric == 0 || r.Metric == o.Metric)
 }
 
 func (m *maker) removal(c *candidate) Action {

@@ -182,7 +182,10 @@ func addError(err error, r *plan.Route) error {
 // net/ipv4), an IPv6 gateway and nexthop id (ip6_route_del in net/ipv6), and
 // deletes the first route that fits. So it is asked to echo what it deleted; a
 // wrong one is set aside, the delete made again, and what was set aside put
-// back.
+// back. A crash in between loses it unless it was written down, which the
+// Enforcer's loop does with those that it sees may be taken. The edge path waits
+// for no disk: there it is lost if the conflict went by itself, another route of
+// its place fits, and the process is killed, all within some microseconds.
 func deleteRoute(s *socket, raw []byte, r *plan.Route) error {
 	if len(raw) == 0 || r.Dst.Addr().Is4() || r.NexthopID != 0 || !hasAttr(raw, unix.RTA_MULTIPATH) {
 		return deleteOne(s, raw, r, appendDelete)
