@@ -4,6 +4,7 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -28,7 +29,7 @@ var layers = []layer{
 	{folder: "enforce", ours: []string{"enforce/plan"}},
 	{folder: "enforce/enforcetest", ours: []string{"enforce", "enforce/plan"}},
 	{folder: "enforce/rtnl", ours: []string{"enforce", "enforce/plan"},
-		libs: []string{"github.com/mdlayher/netlink", "github.com/vishvananda/netlink", "golang.org/x/sys"}},
+		libs: []string{"github.com/mdlayher/netlink", "golang.org/x/sys"}},
 	{folder: "enforce/pfroute", ours: []string{"enforce", "enforce/plan"},
 		libs: []string{"golang.org/x/net/route", "golang.org/x/sys"}},
 	{folder: "enforce/winroute", ours: []string{"enforce", "enforce/plan"}, libs: []string{"golang.org/x/sys"}},
@@ -36,7 +37,7 @@ var layers = []layer{
 	{folder: "testenv", ours: []string{"testenv"},
 		libs: []string{"github.com/mdlayher/netlink", "github.com/vishvananda/netlink", "golang.org/x/sys", "golang.org/x/net"}},
 	{folder: "cmd/culvert", ours: []string{"cmd/culvert", "enforce", "enforce/plan", "enforce/rtnl", "enforce/pfroute", "enforce/winroute", "loader"},
-		libs: []string{"github.com/spf13/cobra", "github.com/spf13/pflag", "github.com/goccy/go-yaml", "github.com/coreos/go-systemd", "github.com/prometheus/client_golang", "github.com/Microsoft/go-winio", "golang.org/x/sys", "golang.zx2c4.com/wireguard/wgctrl"}},
+		libs: []string{"github.com/spf13/cobra", "github.com/spf13/pflag", "github.com/goccy/go-yaml", "github.com/coreos/go-systemd", "github.com/Microsoft/go-winio", "golang.org/x/sys", "golang.zx2c4.com/wireguard/wgctrl"}},
 }
 
 // layerOf returns the layer of a folder: the longest that contains it.
@@ -54,6 +55,39 @@ func layerOf(folder string) *layer {
 // TestLayers holds every file to the direction that the layers point in, on
 // every system that it is built for.
 func TestLayers(t *testing.T) {
+	eachImport(t, func(path string, l *layer, name string) {
+		if !l.allows(name) {
+			t.Errorf("%s imports %s, which %s may not", path, name, l.folder)
+		}
+	})
+}
+
+// TestAllowancesAreUsed: what nobody imports need not be allowed.
+func TestAllowancesAreUsed(t *testing.T) {
+	used := map[*layer]map[string]bool{}
+	eachImport(t, func(_ string, l *layer, name string) {
+		if used[l] == nil {
+			used[l] = map[string]bool{}
+		}
+		used[l][name] = true
+	})
+	for i := range layers {
+		l := &layers[i]
+		allowed := slices.Concat(l.libs, l.only)
+		for _, folder := range l.ours {
+			allowed = append(allowed, module+folder)
+		}
+		for _, want := range allowed {
+			if !slices.ContainsFunc(slices.Collect(maps.Keys(used[l])), func(name string) bool { return within(name, want) }) {
+				t.Errorf("%s may import %s, and does not", l.folder, want)
+			}
+		}
+	}
+}
+
+// eachImport calls f for each import of each file that is no test.
+func eachImport(t *testing.T, f func(path string, l *layer, name string)) {
+	t.Helper()
 	files := 0
 	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
@@ -61,7 +95,19 @@ func TestLayers(t *testing.T) {
 		}
 		files++
 		rel, _ := filepath.Rel("..", path)
-		checkImports(t, path, filepath.ToSlash(filepath.Dir(rel)))
+		l := layerOf(filepath.ToSlash(filepath.Dir(rel)))
+		if l == nil {
+			t.Errorf("%s: its folder is in no layer", path)
+			return nil
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		for _, imp := range file.Imports {
+			name, _ := strconv.Unquote(imp.Path.Value)
+			f(path, l, name)
+		}
 		return nil
 	})
 	if err != nil || files < 50 {
@@ -69,23 +115,8 @@ func TestLayers(t *testing.T) {
 	}
 }
 
-func checkImports(t *testing.T, path, folder string) {
-	l := layerOf(folder)
-	if l == nil {
-		t.Errorf("%s: its folder is in no layer", path)
-		return
-	}
-	f, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, imp := range f.Imports {
-		name, _ := strconv.Unquote(imp.Path.Value)
-		if !l.allows(name) {
-			t.Errorf("%s imports %s, which %s may not", path, name, l.folder)
-		}
-	}
-}
+// within reports whether an import path is the other, or lies in it.
+func within(name, in string) bool { return name == in || strings.HasPrefix(name, in+"/") }
 
 func (l *layer) allows(name string) bool {
 	if ours, ok := strings.CutPrefix(name, module); ok {
@@ -93,7 +124,7 @@ func (l *layer) allows(name string) bool {
 		return to != nil && (to == l && l.folder != "enforce" || slices.Contains(l.ours, to.folder))
 	}
 	if strings.Contains(strings.SplitN(name, "/", 2)[0], ".") {
-		return slices.ContainsFunc(l.libs, func(p string) bool { return name == p || strings.HasPrefix(name, p+"/") })
+		return slices.ContainsFunc(l.libs, func(p string) bool { return within(name, p) })
 	}
 	return l.only == nil || slices.Contains(l.only, name)
 }

@@ -211,7 +211,9 @@ func TestProgramFlags(t *testing.T) {
 		"status --json":            "status --socket S --json",
 		"hook openvpn --require":   "hook openvpn --socket S --require",
 		"recover":                  "recover --state-dir D",
-		"explain 10.0.0.1 --tos 4": "explain 10.0.0.1 --tos 4",
+		"release":                  "release --state-dir D --socket S",
+		"explain 10.0.0.1 --tos 4": "explain --socket S 10.0.0.1 --tos 4",
+		"plan --tunnel tun0":       "plan --tunnel tun0",
 		"":                         "",
 	} {
 		if got := strings.Join(p.Args(strings.Fields(in)...), " "); got != want {

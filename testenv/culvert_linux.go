@@ -73,8 +73,9 @@ func (r Result) String() string {
 func (p *Program) Command(args ...string) *Cmd { return p.NS.Command(p.Bin, args...) }
 
 // Args adds to a command line, after its first word, the --socket and
-// --state-dir flags that this subcommand takes: both for run, the socket for
-// up, down, status, reload and hook, the state folder for recover, none for others.
+// --state-dir flags that this subcommand takes: both for run and release, the
+// socket for those that a daemon answers, the state folder for recover, none for
+// others. Plan has none: without a daemon it shows what one would do.
 func (p *Program) Args(args ...string) []string {
 	if len(args) == 0 {
 		return nil
@@ -82,12 +83,12 @@ func (p *Program) Args(args ...string) []string {
 	at := 1
 	var flags []string
 	switch args[0] {
-	case "run":
+	case "run", "release":
 		flags = []string{"--state-dir", p.StateDir, "--socket", p.Socket}
 	case "hook": // its kind follows
 		at = min(2, len(args))
 		flags = []string{"--socket", p.Socket}
-	case "up", "down", "status", "reload":
+	case "up", "down", "status", "reload", "leaks", "watch", "explain":
 		flags = []string{"--socket", p.Socket}
 	case "recover":
 		flags = []string{"--state-dir", p.StateDir}

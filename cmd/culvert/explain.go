@@ -50,7 +50,7 @@ func newExplain(p *platform) *cobra.Command {
 	f := cmd.Flags()
 	f.SortFlags = false
 	f.StringVar(&from, "from", "", "source `address` of the packet, one of this host's")
-	f.StringVar(&proto, "proto", "", "transport `protocol` of the packet: udp, tcp, icmp, icmpv6, or a number")
+	f.StringVar(&proto, "proto", "", "transport `protocol` of the packet: "+protocolNames+", or a number")
 	f.Uint16Var(&q.port, "port", 0, "`port` that the packet goes to")
 	f.Uint8Var(&q.tos, "tos", 0, "type of service `byte` of the packet")
 	f.Uint32Var(&q.mark, "mark", 0, "firewall `mark` of the packet")
@@ -89,6 +89,9 @@ func oneAddress(dst *netip.Addr) cobra.PositionalArgs {
 	}
 }
 
+// protocolNames are the keys of protocols, the usual ones first.
+const protocolNames = "udp, tcp, sctp, icmp, icmpv6, esp, ah, gre, ipip, sit, l2tp"
+
 // protocols are the names that --proto takes.
 var protocols = map[string]uint8{
 	"icmp": 1, "ipip": 4, "tcp": 6, "udp": 17, "sit": 41, "gre": 47, "esp": 50, "ah": 51, "icmpv6": 58, "l2tp": 115, "sctp": 132,
@@ -102,7 +105,7 @@ func (q *query) complete(from, proto string) error {
 			number, ok = uint8(n), true
 		}
 		if !ok {
-			return &session.Error{Where: "--proto", Input: proto, Text: "is not a protocol; write udp, tcp, icmp, icmpv6, esp, gre, or a number"}
+			return &session.Error{Where: "--proto", Input: proto, Text: "is not a protocol; write one of " + protocolNames + ", or a number"}
 		}
 		q.proto = number
 	}

@@ -78,7 +78,7 @@ func newHookOpenVPN(p *platform) *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&require, "require", false, "fail when the session is not enforced")
 	cmd.Flags().BoolVar(&noBypass, "no-bypass", false, "protect net_gateway routes too: the server can push them")
-	cmd.Flags().StringVar(&other, "other-family", "", "when OpenVPN redirects one family alone: allow (the default) or block the other `one`")
+	cmd.Flags().StringVar(&other, "other-family", "", "`allow|block` the family that OpenVPN leaves out, when it redirects all of the other (default allow)")
 	p.dropFlags(cmd.Flags())
 	socketFlag(p, cmd.Flags(), &socket)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -36,34 +38,55 @@ new daemon does the same when it starts. After a reboot there is nothing to do.
 			return err
 		}
 		rec, err := recoverState(cmd, s)
-		w := &printer{w: cmd.OutOrStdout()}
-		if err == nil || len(rec.Restored)+len(rec.Withdrawn)+len(rec.Forgotten)+len(rec.Pending) > 0 {
-			printRecovered(w, rec)
-		}
-		if err != nil {
-			return err
-		}
-		if w.err == nil && len(rec.Pending) > 0 {
-			return errPending(rec)
-		}
-		return w.err
+		return showRecovered(cmd.OutOrStdout(), rec, err)
 	}
 	return cmd
 }
 
-func errPending(rec enforce.Recovered) error {
-	return withCode(exitWrong, fmt.Errorf("%d routes could not be given back now; they stay in the journal, run \"culvert recover\" again when their interfaces are up", len(rec.Pending)))
+// showRecovered prints what came back, also where err is what went wrong besides, and returns what is
+// not as it should be.
+func showRecovered(w io.Writer, rec enforce.Recovered, err error) error {
+	p := &printer{w: w}
+	if err == nil || len(rec.Restored)+len(rec.Withdrawn)+len(rec.Forgotten)+len(rec.Pending) > 0 {
+		printRecovered(p, rec)
+	}
+	switch {
+	case err != nil:
+		return err
+	case p.err == nil && len(rec.Pending) > 0:
+		return errPending(rec)
+	}
+	return p.err
 }
 
-func recoverState(cmd *cobra.Command, s config.Settings) (rec enforce.Recovered, err error) {
+func errPending(rec enforce.Recovered) error {
+	return withCode(exitWrong, fmt.Errorf("%s could not be given back now; what is out stays in the journal, run \"culvert recover\" again when its interface is up", count(len(rec.Pending), "route")))
+}
+
+// count says how many, of what one is called.
+func count(n int, one string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %ss", n, one)
+}
+
+func recoverState(cmd *cobra.Command, s config.Settings) (enforce.Recovered, error) {
 	if err := permitted(); err != nil {
-		return rec, err
+		return enforce.Recovered{}, err
 	}
 	lock, err := acquireLock(holder{PID: os.Getpid(), What: "recover"})
 	if err != nil {
-		return rec, err
+		return enforce.Recovered{}, err
 	}
 	defer lock.Close() //nolint:errcheck // the kernel frees it with the process
+	log, _ := newLog(cmd, &s)
+	return replay(cmd.Context(), s, log, func(*state) error { return nil })
+}
+
+// replay gives back what the journal holds, after first was called with it. A state folder that is
+// not there holds nothing.
+func replay(ctx context.Context, s config.Settings, log *slog.Logger, first func(*state) error) (rec enforce.Recovered, err error) {
 	if _, err := os.Stat(s.StateDir); errors.Is(err, fs.ErrNotExist) {
 		return rec, nil
 	}
@@ -71,14 +94,16 @@ func recoverState(cmd *cobra.Command, s config.Settings) (rec enforce.Recovered,
 	if err != nil {
 		return rec, err
 	}
-	log, _ := newLog(cmd, &s)
 	defer st.close(log)
 	for _, note := range st.journal.Notes() {
 		log.Warn(note)
 	}
-	rec, err = enforce.Recover(cmd.Context(), st.sys, st.journal, engineOptions(s, log))
+	if err := first(st); err != nil {
+		return rec, err
+	}
+	rec, err = enforce.Recover(ctx, st.sys, st.journal, engineOptions(s, log))
 	if n := st.journal.Damaged(); n > 0 {
-		err = errors.Join(err, withCode(exitWrong, fmt.Errorf("%d lines of the journal were damaged: what they named was not given back; the routes that could be read were", n)))
+		err = errors.Join(err, withCode(exitWrong, fmt.Errorf("the journal was damaged in %s: what was named there was not given back; the routes that could be read were", count(n, "line"))))
 	}
 	return rec, err
 }

@@ -1,10 +1,8 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
 
@@ -12,8 +10,6 @@ import (
 
 	"github.com/culvert-project/culvert/cmd/culvert/internal/config"
 	"github.com/culvert-project/culvert/cmd/culvert/internal/control"
-	"github.com/culvert-project/culvert/cmd/culvert/internal/plain"
-	"github.com/culvert-project/culvert/enforce"
 	"github.com/culvert-project/culvert/loader"
 )
 
@@ -75,7 +71,7 @@ func release(cmd *cobra.Command, s config.Settings) error {
 			return err
 		}
 	}
-	return say(cmd.OutOrStdout(), "%d routes given back\n", resp.Released.Routes)
+	return say(cmd.OutOrStdout(), "%s given back\n", count(int(resp.Released.Routes), "route"))
 }
 
 // releaseOther takes down the guard of another network namespace.
@@ -119,17 +115,19 @@ func releaseLeft(cmd *cobra.Command, s config.Settings) error {
 	if err := releasePins(log); err != nil {
 		return err
 	}
-	rec, err := forgetState(cmd.Context(), s, log)
-	if err != nil {
+	if err := say(cmd.OutOrStdout(), "no guard holds any more\n"); err != nil {
 		return err
 	}
-	p := &printer{w: cmd.OutOrStdout()}
-	plain.Fprintln(p, "no guard holds any more")
-	printRecovered(p, rec)
-	if p.err == nil && len(rec.Pending) > 0 {
-		return errPending(rec)
+	rec, err := replay(cmd.Context(), s, log, forgetSessions)
+	return showRecovered(cmd.OutOrStdout(), rec, err)
+}
+
+// forgetSessions: a daemon that is started next opens none of them again.
+func forgetSessions(st *state) error {
+	if err := st.journal.KeepSessions(nil); err != nil {
+		return fmt.Errorf("forget sessions: %w", err)
 	}
-	return p.err
+	return nil
 }
 
 func releasePins(log *slog.Logger) error {
@@ -147,20 +145,4 @@ func releaseFailed(err error) error {
 		return fmt.Errorf("there are no guards: %w", err)
 	}
 	return fmt.Errorf("release guard: %w", err)
-}
-
-// forgetState gives back what the journal holds and forgets the sessions in it.
-func forgetState(ctx context.Context, s config.Settings, log *slog.Logger) (enforce.Recovered, error) {
-	if _, err := os.Stat(s.StateDir); errors.Is(err, fs.ErrNotExist) {
-		return enforce.Recovered{}, nil
-	}
-	st, err := openState(s.StateDir)
-	if err != nil {
-		return enforce.Recovered{}, err
-	}
-	defer st.close(log)
-	if err := st.journal.KeepSessions(nil); err != nil {
-		return enforce.Recovered{}, fmt.Errorf("forget sessions: %w", err)
-	}
-	return enforce.Recover(ctx, st.sys, st.journal, engineOptions(s, log))
 }

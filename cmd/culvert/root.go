@@ -73,7 +73,7 @@ func (f *sessionFlags) register(p *platform, flags *pflag.FlagSet) {
 	flags.StringSliceVar(&f.text.Servers, "server", nil, "where the tunnel's own packets go, `ADDRESS:PORT/PROTO`, or ADDRESS/PROTO without ports: esp, ah, gre, ipip, sit, l2tp, any; a full tunnel needs it, unless it is WireGuard's")
 	flags.StringSliceVar(&f.text.ExcludeInterfaces, "exclude-interface", nil, "`interfaces` whose routes are reported, not removed; names or patterns (br-*), there or not yet")
 	flags.StringSliceVar(&f.text.OtherTable, "other-table", nil, "protected `prefixes` that the VPN routes in a table of its own, like wg-quick's full tunnel")
-	flags.StringVar(&f.text.OtherFamily, "other-family", "", "when all of one family must enter the tunnel and the other cannot: allow (the default) or block `it`")
+	flags.StringVar(&f.text.OtherFamily, "other-family", "", "`allow|block` the family that the tunnel leaves out, when all of the other must enter it (default allow)")
 	f.text.Where = func(field session.Field) string { return "--" + string(field) }
 	p.dropFlags(flags)
 }

@@ -169,9 +169,6 @@ func (s *script) culvert(ts *testscript.TestScript, args []string) error {
 	if err != nil {
 		return err
 	}
-	if len(args) > 0 && args[0] == "explain" {
-		args = append(args, "--socket", s.prog.Socket)
-	}
 	r, err := s.prog.Run(args...)
 	if err != nil {
 		return err
