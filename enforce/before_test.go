@@ -1,6 +1,7 @@
 package enforce_test
 
 import (
+	"context"
 	"errors"
 	"net/netip"
 	"strings"
@@ -40,5 +41,44 @@ func TestAttackAsAnotherSessionOpens(t *testing.T) {
 	}
 	if text := sys.Text(); strings.Contains(text, "172.31.1.0/24") || !strings.Contains(text, "172.29.1.0/24") {
 		t.Errorf("what came is back, or what stood is not:\n%s", text)
+	}
+}
+
+// hasty is a System whose process is told to end as it reads the interfaces for the
+// first time.
+type hasty struct {
+	*enforcetest.System
+	end func()
+}
+
+func (s *hasty) Facts(ctx context.Context) (enforce.Facts, error) {
+	s.end()
+	if err := ctx.Err(); err != nil {
+		return enforce.Facts{}, err
+	}
+	return s.System.Facts(ctx)
+}
+
+// TestEndedAsItStarts: what a crash had left is given back all the same.
+func TestEndedAsItStarts(t *testing.T) {
+	sys, j := newHost(t), &enforcetest.Journal{}
+	add(t, sys, via("172.31.5.0/24", "192.168.1.66", eth0))
+	before := sys.Text()
+	e, stop := run(t, sys, j, enforce.Options{})
+	open(t, e, split)
+	sys.Halt()
+	j.Halt()
+	_ = stop() // the dead give nothing back
+	sys.Resume()
+	j.Resume()
+	if sys.Text() == before || len(j.Entries()) != 1 {
+		t.Fatalf("held %v of\n%s", j.Entries(), sys.Text())
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	if err := enforce.New(&hasty{sys, cancel}, j, enforce.Options{}).Run(ctx); err != nil {
+		t.Error(err)
+	}
+	if after := sys.Text(); after != before || len(j.Entries()) > 0 {
+		t.Errorf("held %v of\n%s\nbefore\n%s", j.Entries(), after, before)
 	}
 }

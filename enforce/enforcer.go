@@ -129,7 +129,8 @@ func (e *Enforcer) Known() <-chan struct{} { return e.known }
 // not be given back stay in the journal and are named in the error.
 func (e *Enforcer) Run(ctx context.Context) error {
 	defer close(e.ended)
-	if err := e.load(ctx); err != nil {
+	// Who ends it now wants back what a crash had left, as at any other time.
+	if err := e.load(context.WithoutCancel(ctx)); err != nil {
 		return err
 	}
 	watchCtx, stopWatch := context.WithCancel(context.WithoutCancel(ctx))
