@@ -21,7 +21,7 @@ for target in "$@"; do
 	GOOS=$os GOARCH=$arch go build -trimpath -buildvcs=false \
 		-ldflags "-s -w -buildid= -X main.tag=$version" -o "$dir/$program" ./cmd/culvert
 	cp README.md LICENSE "$dir/"
-	cp cmd/culvert/docs/platforms.md "$dir/"
+	cp cmd/culvert/docs/*.md "$dir/"
 	[ "$os" != linux ] || cp -r cmd/culvert/packaging "$dir/"
 	rm -f "$dir/packaging/dist.sh"
 	find "$dir" -type d -exec chmod 755 {} +
