@@ -157,5 +157,5 @@ func sayClosed(w io.Writer, st enforce.SessionStatus) error {
 	if st.Error != "" {
 		return fmt.Errorf("%s: %s: %s", st.Tunnel, st.State, st.Error)
 	}
-	return say(w, "%s: %s; %d routes given back\n", st.Tunnel, st.State, st.Restored)
+	return say(w, "%s: %s; %s given back\n", st.Tunnel, st.State, count(int(st.Restored), "route"))
 }

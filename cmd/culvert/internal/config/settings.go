@@ -66,7 +66,7 @@ func (s *Settings) Drops() bool {
 // they may seem: one sentence each.
 func (s *Settings) Notes() []string {
 	if !s.Audit && s.OnLeak == LeakDrop && s.OnLoss != enforce.LossGuard {
-		return []string{"drop ends with the tunnel; --on-loss guard keeps it"}
+		return []string{"leaks are dropped only while the tunnel is there; --on-loss guard drops them while it is away too"}
 	}
 	return nil
 }

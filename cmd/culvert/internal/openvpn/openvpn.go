@@ -262,6 +262,9 @@ func (c *Call) DropStale() {
 // halves are what redirect-gateway comes down to.
 var halves = [...]netip.Prefix{netip.MustParsePrefix("0.0.0.0/1"), netip.MustParsePrefix("128.0.0.0/1")}
 
+// noServer is why there may be no server.
+const noServer = "trusted_ip is not set, and no remote is an address or a name that was resolved"
+
 // Session returns what OpenVPN asks to have enforced. It may add to Warnings.
 func (c *Call) Session() (enforce.Session, error) {
 	s := enforce.Session{Tunnel: c.Device, Servers: c.servers}
@@ -291,7 +294,9 @@ func (c *Call) Session() (enforce.Session, error) {
 	case len(s.Protect) == 0:
 		return s, fmt.Errorf("%s: OpenVPN names no route through it", c.Device)
 	case c.redirect && len(s.Servers) == 0:
-		return s, fmt.Errorf("%s: %w: it is redirecting all traffic, has not set trusted_ip, and remote is a name; write an address as remote", c.Device, ErrNoServer)
+		return s, fmt.Errorf("%s: %w: OpenVPN redirects all traffic, and %s; write an address as remote", c.Device, ErrNoServer, noServer)
+	case len(s.Servers) == 0:
+		c.warn("%v: %s", ErrNoServer, noServer)
 	}
 	return s, nil
 }

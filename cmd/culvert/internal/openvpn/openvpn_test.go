@@ -101,8 +101,8 @@ func TestRead(t *testing.T) {
 			"up of tun0: up\nprotect [10.8.0.0/24]\nexclude []\nservers [198.51.100.7:1194/udp]\n"},
 		{"redirect without a server", "script_type=route-up\ndev=tun0\nredirect_gateway=1\nremote_1=vpn.example\nremote_port_1=1194\nproto_1=udp\n",
 			"route-up of tun0: up\nprotect [0.0.0.0/1 128.0.0.0/1]\nexclude []\nservers []\n" +
-				"error: tun0: the VPN server's address is not known: it is redirecting all traffic, has not set trusted_ip, and remote is a name; write an address as remote\n" +
-				"warning: the VPN server's address is not known: trusted_ip is not set and remote is a name\n"},
+				"error: tun0: the VPN server's address is not known: OpenVPN redirects all traffic, and trusted_ip is not set, " +
+				"and no remote is an address or a name that was resolved; write an address as remote\n"},
 		{"nothing to protect", "script_type=up\ndev=tun0\nremote_1=198.51.100.7\nremote_port_1=1194\nproto_1=udp\n",
 			"up of tun0: up\nprotect []\nexclude []\nservers [198.51.100.7:1194/udp]\nerror: tun0: OpenVPN names no route through it\n"},
 		{"remotes by address when the peer is not known", "script_type=up\ndev=tun0\nifconfig_local=10.8.0.6\nifconfig_remote=10.8.0.5\nremote_1=198.51.100.7\nremote_port_1=1194\nproto_1=udp4\n" +

@@ -39,9 +39,6 @@ func (c *Call) readServers(env func(string) string) {
 	if peer.IsValid() && !named {
 		c.addPeer(peer, port, remotes)
 	}
-	if len(c.servers) == 0 {
-		c.warn("the VPN server's address is not known: trusted_ip is not set and remote is a name")
-	}
 }
 
 // maxNames bounds how many names are resolved, and maxAddrs what each may give.

@@ -105,3 +105,21 @@ func TestManyNames(t *testing.T) {
 		t.Errorf("%d servers", n)
 	}
 }
+
+// TestServerByName: a server that was resolved is known; it is warned of one that was not.
+func TestServerByName(t *testing.T) {
+	for _, resolved := range []bool{true, false} {
+		c, err := Read(environment("script_type=up\ndev=tun0\nifconfig_local=10.8.0.6\nifconfig_remote=10.8.0.5\n" +
+			"remote_1=vpn.example\nremote_port_1=1194\nproto_1=udp\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if resolved {
+			c.Resolved("vpn.example", []netip.Addr{netip.MustParseAddr("198.51.100.7")})
+		}
+		session(t, &c)
+		if got := strings.Contains(strings.Join(c.Warnings, "\n"), "address is not known"); got == resolved {
+			t.Errorf("resolved %t: warnings %q", resolved, c.Warnings)
+		}
+	}
+}

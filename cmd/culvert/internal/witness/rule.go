@@ -145,11 +145,11 @@ func markMatches(value string, mark uint32) bool {
 	return mark&uint32(m) == uint32(w)
 }
 
-func inRange(value string, uid int) bool {
+func inRange(value string, n int) bool {
 	from, to, _ := strings.Cut(value, "-")
 	lo, err1 := strconv.ParseInt(from, 10, 64)
 	hi, err2 := strconv.ParseInt(to, 10, 64)
-	return err1 == nil && err2 == nil && uid >= 0 && lo <= int64(uid) && int64(uid) <= hi
+	return err1 == nil && err2 == nil && n >= 0 && lo <= int64(n) && int64(n) <= hi
 }
 
 // byTable finds the first rule for the packet that asks a table; where none is
