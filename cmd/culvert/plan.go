@@ -42,7 +42,8 @@ describe besides.
   one_family[]          sessions that protect all of one family while the other
                         leaves outside
   unenforceable[]       what routing cannot protect
-  notes[]               this host's own addresses among the protected ones
+  notes[]               this host's own addresses among the protected ones, what
+                        may go to a gateway
   noticed[]             who would notice: who, route, links[]
 
 ` + exitHelp

@@ -47,8 +47,9 @@ had, and "culvert status" says so.
                       "culvert release". Leaks are dropped while the tunnel
                       stands too, whatever --on-leak says: a guard that began
                       only at its end would be late. Needs the witness.
-  --guard-for 10m     nothing is dropped after a tunnel was away for so long, or
-                      the daemon dead (7/8 of it at least); the session ends
+  --guard-for 10m     drops end, and the session with them, when the tunnel has
+                      been away for so long, or the daemon dead (for 7/8 of it
+                      at least)
 
 A guard lets pass what is excluded, the server's transport, and the link's own
 DHCP and neighbour discovery. It does not outlive a reboot.

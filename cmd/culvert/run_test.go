@@ -119,3 +119,21 @@ func TestCrashIsNoRefusal(t *testing.T) {
 		}
 	}
 }
+
+// TestSettingsAreToldOf: each setting stands in the help and in the packaged file.
+func TestSettingsAreToldOf(t *testing.T) {
+	file, err := os.ReadFile("packaging/culvert.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	help := onLinux.help(runLong)
+	for _, name := range runSettings {
+		key := strings.ReplaceAll(name, "-", "_") + ": "
+		if !strings.Contains(help, "\n  "+key) {
+			t.Errorf("the help of run does not tell of %s", key)
+		}
+		if !strings.Contains(string(file), "\n"+key) {
+			t.Errorf("the packaged file does not have %s", key)
+		}
+	}
+}

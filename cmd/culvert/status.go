@@ -40,7 +40,7 @@ or dropped as asked{{end}}; 1 when not, 3 when no daemon answers.
 {{if .Witness}}    rejected[]          prefixes of that family that --other-family block rejects
 {{end}}    unenforceable[]     what routing cannot protect, in words
     notes[]             what is as it should be and good to know: this host's own
-                        addresses among the protected ones
+                        addresses among the protected ones, what may go to a gateway
 {{if .Witness}}    leaks               what left outside the tunnel for its prefixes: packets,
                         bytes, dropped, by[] (as below)
     on_leak             what is done with those now: count or drop; off: not even

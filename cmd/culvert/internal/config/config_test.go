@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 )
@@ -145,6 +146,37 @@ func TestExample(t *testing.T) {
 	}
 	if len(s.Sessions) == 0 {
 		t.Error("the examples hold no session")
+	}
+}
+
+// TestFixed: a setting that differs is named, whichever it is; one that is added later too.
+func TestFixed(t *testing.T) {
+	running := Default()
+	fields := reflect.TypeOf(running)
+	for i := range fields.NumField() {
+		name := fields.Field(i).Name
+		if name == "LogDebug" || name == "Sessions" || !fields.Field(i).IsExported() {
+			continue // what a reload takes
+		}
+		changed := Default()
+		switch v := reflect.ValueOf(&changed).Elem().Field(i); v.Kind() {
+		case reflect.Bool:
+			v.SetBool(!v.Bool())
+		case reflect.String:
+			v.SetString(v.String() + "x")
+		case reflect.Int64:
+			v.SetInt(v.Int() + 1)
+		default:
+			t.Errorf("%s is a %s, which this test cannot change", name, v.Kind())
+		}
+		if _, keys := changed.Fixed(&running); len(keys) != 1 {
+			t.Errorf("%s differs: named are %v", name, keys)
+		}
+	}
+	changed := Default()
+	changed.LogDebug = true
+	if _, keys := changed.Fixed(&running); len(keys) != 0 {
+		t.Errorf("log_level can change: %v", keys)
 	}
 }
 
