@@ -330,6 +330,21 @@ static __always_inline enum reason later_reason(const struct rule *r, const stru
 	return gate_of(r, p->proto, 0, true) && !drops(r) ? REASON_EXEMPT_FRAGMENT : REASON_SERVER;
 }
 
+/* error_of_kernel: what the kernel answers to a packet of the server that finds nobody, such as one that was on its way while
+ * the VPN client opened its socket anew. It is part of the transport; a process that sends the like is not. */
+static __always_inline bool error_of_kernel(struct __sk_buff *skb, const struct packet *p)
+{
+	__u8 type;
+
+	if (p->proto != (p->family == 6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP) || first(p) || skb->ingress_ifindex)
+		return false;
+	if (!load(skb, &p->at, p->upper, &type, sizeof(type)) || !of_kernel((void *)skb))
+		return false;
+	if (p->family == 6)
+		return type < ICMPV6_ERRORS_END;
+	return type == ICMP_UNREACHABLE || type == ICMP_TIME_EXCEEDED || type == ICMP_PARAMETER;
+}
+
 static __always_inline enum reason server_reason(struct __sk_buff *skb, const struct rule *r, const struct packet *p,
 						 const struct subnet *net)
 {
@@ -347,7 +362,7 @@ static __always_inline enum reason server_reason(struct __sk_buff *skb, const st
 		f = fragment_of(p);
 		bpf_map_update_elem(&fragments, &f, &ours, BPF_ANY);
 	}
-	if (ours)
+	if (ours || error_of_kernel(skb, p))
 		return REASON_NONE;
 	why = link_reason(skb, r, p, net);
 	return why ? why : REASON_SERVER;

@@ -513,6 +513,41 @@ func TestKernelsOwnDiscovery(t *testing.T) {
 	s.stopped(s.host, "h0", map[string][]byte{"a process": forged})
 }
 
+// TestKernelsOwnErrors: the kernel tells the server that a packet found nobody, and that is part of the transport; a process
+// that does the same leaks.
+func TestKernelsOwnErrors(t *testing.T) {
+	s := newStage(t, Options{})
+	cfg := full(9999)
+	cfg.Action = Drop
+	for _, peer := range []netip.Addr{netip.MustParseAddr("10.9.0.2"), netip.MustParseAddr("fd09::2")} {
+		cfg.Prefixes = append(cfg.Prefixes, Prefix{Prefix: netip.PrefixFrom(peer, peer.BitLen()), ID: 9, Class: Server, Proto: 17, Port: 1194})
+	}
+	set(t, s.w, cfg)
+	before := s.reasons()
+	for _, host := range []string{"10.9.0.1", "fd09::1"} {
+		s.peer.try(func() error {
+			c, err := net.DialUDP("udp", &net.UDPAddr{Port: 1194}, &net.UDPAddr{IP: net.ParseIP(host), Port: 57251})
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			soon(t, "the host's kernel answers to "+host, func() bool {
+				_, err := c.Write([]byte("x"))
+				return errors.Is(err, unix.ECONNREFUSED)
+			})
+			return nil
+		})
+	}
+	if n := s.reasons()[LeakServer] - before[LeakServer]; n != 0 {
+		t.Errorf("%d answers of the kernel are said to have leaked", n)
+	}
+	unreachable := []byte{3, 3, 0, 0, 0, 0, 0, 0}
+	s.stopped(s.host, "h0", map[string][]byte{
+		"a process":    frame(mac("p0"), nil, ipv4(netip.MustParseAddr("10.9.0.2"), 1, unreachable)),
+		"a process, 6": frame(mac("p0"), nil, ipv6(netip.MustParseAddr("fd09::2"), 58, 64, []byte{1, 4, 0, 0, 0, 0, 0, 0})),
+	})
+}
+
 // TestUnseen: what may pass unseen on this very host is told, and no more when it has gone.
 func TestUnseen(t *testing.T) {
 	s := newStage(t, Options{Recheck: 50 * time.Millisecond})

@@ -24,6 +24,7 @@
 #define AF_PACKET 17
 
 #define IPPROTO_HOPOPTS 0
+#define IPPROTO_ICMP 1
 #define IPPROTO_TCP 6
 #define IPPROTO_UDP 17
 #define IPPROTO_ROUTING 43
@@ -40,6 +41,11 @@
 #define IP_OFFSET 0x1FFF
 #define IP6_MF 0x0001
 #define IP6_OFFSET 0xFFF8
+
+#define ICMP_UNREACHABLE 3
+#define ICMP_TIME_EXCEEDED 11
+#define ICMP_PARAMETER 12
+#define ICMPV6_ERRORS_END 128 /* types below are errors */
 
 #define ND_SOLICIT 135	 /* neighbour solicitation */
 #define ND_ADVERTISE 136 /* neighbour advertisement */

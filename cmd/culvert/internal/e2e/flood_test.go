@@ -133,11 +133,14 @@ func TestRival(t *testing.T) {
 	in, out := io.Pipe()
 	cmd.Stdin = in
 	rival := testenv.Start(t, cmd)
-	for range times {
-		fmt.Fprintln(out, "route add 172.31.1.0/24 via 10.77.0.66 proto dhcp") //nolint:errcheck // a pipe to a reader that lives
-		time.Sleep(5 * time.Millisecond)
-	}
-	testenv.Eventually(t, patience, "the removals", func() bool { return statusOf(t, s.prog).removed() >= times/2 })
+	defer out.Close() //nolint:errcheck // else nothing would end the rival's standard input
+	testenv.Eventually(t, patience, "the removals", func() bool {
+		for range times {
+			fmt.Fprintln(out, "route add 172.31.1.0/24 via 10.77.0.66 proto dhcp") //nolint:errcheck // a pipe to a reader that lives
+			time.Sleep(5 * time.Millisecond)
+		}
+		return statusOf(t, s.prog).removed() >= times/2
+	})
 	st := statusOf(t, s.prog).Sessions[0]
 	if len(st.Contested) != 1 || st.Contested[0].Times < times/2 {
 		t.Fatalf("contested: %+v", st.Contested)

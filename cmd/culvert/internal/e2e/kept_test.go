@@ -36,7 +36,7 @@ var kept = []struct {
 	{name: "excluded", flags: "--exclude 172.31.9.0/24", does: "route add 172.31.9.0/24 via 10.77.0.66", probe: "172.31.9.1", way: "eth0"},
 	{name: "inside the excluded", flags: "--exclude 172.31.9.0/24", does: "route add 172.31.9.128/25 via 10.77.0.66\nroute add blackhole 172.31.9.7", probe: "172.31.9.129", way: "eth0"},
 	{name: "IPv6, excluded", flags: "--exclude fd31:0:0:9::/64", does: "-6 route add fd31:0:0:9::/64 via fd77::66", probe: "fd31:0:0:9::1", way: "eth0"},
-	{name: "ignored, link-local", vpn: "route add 0.0.0.0/1 dev tun0\nroute add 128.0.0.0/1 dev tun0", flags: "--protect 0.0.0.0/1,128.0.0.0/1 --exclude 10.77.0.0/24,10.88.0.0/24 --server 203.0.113.10:1194/udp", does: "route add 169.254.7.0/24 dev eth0", probe: "169.254.7.1", way: "eth0"},
+	{name: "ignored, link-local", vpn: "route add 203.0.113.10 via 10.77.0.1\nroute add 0.0.0.0/1 dev tun0\nroute add 128.0.0.0/1 dev tun0", flags: "--protect 0.0.0.0/1,128.0.0.0/1 --exclude 10.77.0.0/24,10.88.0.0/24 --server 203.0.113.10:1194/udp", does: "route add 169.254.7.0/24 dev eth0", probe: "169.254.7.1", way: "eth0"},
 	{name: "ignored, multicast", vpn: "route add 128.0.0.0/1 dev tun0", flags: "--protect 128.0.0.0/1", does: "route add multicast 239.1.0.0/16 dev eth0 table main", probe: "239.1.1.1", way: "multicast eth0"},
 	{name: "ignored, IPv6 multicast", vpn: "-6 route add 8000::/1 dev tun0", flags: "--protect 8000::/1 --exclude fd77::/64,fd88::/64", does: "-6 route add multicast ff0e::/16 dev eth0 table main", probe: site6, way: "tun0"},
 	{name: "keep-unreachable, blackhole", flags: "--keep-unreachable", does: "route add blackhole 172.31.1.0/24", probe: site, way: inval, says: "keep_unreachable"},

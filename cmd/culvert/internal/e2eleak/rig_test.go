@@ -179,6 +179,19 @@ func (s *stub) daemon(t testing.TB, args ...string) *testenv.Process {
 	return d
 }
 
+// daemonFor is daemon where the session may be a failed one, which is counted for
+// all the same.
+func (s *stub) daemonFor(t testing.TB, failed bool) *testenv.Process {
+	t.Helper()
+	if !failed {
+		return s.daemon(t)
+	}
+	d := s.prog.Daemon(t, "--tunnel", "tun0", "--protect", sites)
+	d.WaitOutput(t, "msg=ready", 1, patience)
+	testenv.Eventually(t, patience, "a failed session", func() bool { return s.status(t).Sessions[0].State == "failed" })
+	return d
+}
+
 // stopped ends a daemon in order.
 func stopped(t testing.TB, d *testenv.Process) {
 	t.Helper()
