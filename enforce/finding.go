@@ -97,7 +97,7 @@ func (e *Enforcer) ruleFindings(s *session) (out []string) {
 // ruleTakes says what of a session a rule takes, or "" when it takes nothing.
 func (e *Enforcer) ruleTakes(s *session, r *Rule) string {
 	overlaps := func(p netip.Prefix) bool {
-		return familyOf(p) == r.Family && (!r.Dst.IsValid() || p.Overlaps(r.Dst))
+		return int(plan.FamilyOf(p)) == r.Family && (!r.Dst.IsValid() || p.Overlaps(r.Dst))
 	}
 	if !slices.ContainsFunc(s.Protect, overlaps) {
 		return ""
@@ -111,7 +111,7 @@ func (e *Enforcer) ruleTakes(s *session, r *Rule) string {
 	}
 	for i := range content.Routes {
 		o := &content.Routes[i]
-		if familyOf(o.Dst) == r.Family && o.Dst.Bits() > r.Suppress && o.Type != plan.Throw && e.takes(s, o, r.Dst) {
+		if int(plan.FamilyOf(o.Dst)) == r.Family && o.Dst.Bits() > r.Suppress && o.Type != plan.Throw && e.takes(s, o, r.Dst) {
 			return ", and table " + r.Table + " takes protected addresses by " + e.text(o)
 		}
 	}

@@ -396,7 +396,7 @@ func (e *Enforcer) transports() (out []string) {
 }
 
 func equalSession(a, b plan.Session) bool {
-	return a.Tunnel == b.Tunnel && a.TunnelUp == b.TunnelUp && a.Withdrawing == b.Withdrawing &&
+	return a.Tunnel == b.Tunnel && a.TunnelUp == b.TunnelUp &&
 		slices.Equal(a.Protect, b.Protect) && slices.Equal(a.Exclude, b.Exclude) &&
 		slices.Equal(a.Servers, b.Servers) && slices.Equal(a.KeepLinks, b.KeepLinks) &&
 		slices.Equal(a.OtherTable, b.OtherTable) && slices.Equal(a.Reject, b.Reject)

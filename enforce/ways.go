@@ -62,13 +62,6 @@ func beforeMain(rules []Rule, family int) (before []Rule, asked bool) {
 	return before, false
 }
 
-func familyOf(p netip.Prefix) int {
-	if p.Addr().Is4() {
-		return 4
-	}
-	return 6
-}
-
 // asksAtOnce bounds what one pass asks. A policy of more prefixes is gone through
 // in several passes.
 const asksAtOnce = 256
@@ -127,7 +120,7 @@ func (e *Enforcer) verifiable(s *session, missing []netip.Prefix) bool {
 // verifyRules fails a session where no rule asks main for it.
 func (e *Enforcer) verifyRules(s *session) {
 	for _, family := range []int{4, 6} {
-		needs := func(p netip.Prefix) bool { return familyOf(p) == family && !slices.Contains(s.OtherTable, p) }
+		needs := func(p netip.Prefix) bool { return int(plan.FamilyOf(p)) == family && !slices.Contains(s.OtherTable, p) }
 		if _, asked := beforeMain(e.facts.Rules, family); asked || s.err != nil || !slices.ContainsFunc(s.Protect, needs) {
 			continue
 		}
@@ -257,7 +250,7 @@ func (e *Enforcer) wrongWay(q question, w *Way) string {
 		return fmt.Sprintf("nothing leads to %s of %s, not even %s: %v; a rule or another table cuts it off", q.addr, q.prefix, s.name(), w.Err)
 	}
 	text := fmt.Sprintf("%s of %s does not enter %s: table %s is asked first and has %s", q.addr, q.prefix, s.name(), w.Table, e.text(&w.Route))
-	before, _ := beforeMain(e.facts.Rules, familyOf(q.prefix))
+	before, _ := beforeMain(e.facts.Rules, int(plan.FamilyOf(q.prefix)))
 	i := slices.IndexFunc(before, func(r Rule) bool { return r.Table == w.Table })
 	switch {
 	case slices.Contains(s.OtherTable, q.prefix):

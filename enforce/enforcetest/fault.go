@@ -71,13 +71,6 @@ func (s *System) SetUptime(d time.Duration) {
 	s.extra.uptime = d
 }
 
-// Hint makes Watch say that the table may have changed.
-func (s *System) Hint(why string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.table.hint(why)
-}
-
 // Lose makes the next n route announcements vanish without a sign.
 func (s *System) Lose(n int) {
 	s.mu.Lock()

@@ -93,8 +93,6 @@ func TestMustExist(t *testing.T) {
 		{name: "a table of its own: nothing put, equal stays, longer goes",
 			spec:  session("0.0.0.0/0", func(s *plan.Session) { s.OtherTable = prefixes("0.0.0.0/0") }),
 			table: []string{gateway, "10.1.0.0/16 dev eth1"}, want: []string{"remove 10.1.0.0/16 dev eth1"}},
-		{name: "withdrawing: nothing put back", spec: session("10.0.0.0/8", func(s *plan.Session) { s.Withdrawing = true }),
-			table: []string{gateway, "10.1.0.0/16 dev eth0"}, want: []string{"remove 10.1.0.0/16 dev eth0"}},
 		{name: "tunnel down: nothing put", spec: session("10.0.0.0/8", func(s *plan.Session) { s.TunnelUp = false }), table: []string{gateway}},
 		{name: "pinhole: the gateway's connected route goes, its host route comes before",
 			spec: session(full, server("203.0.113.5")), baseline: true,

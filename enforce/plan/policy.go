@@ -59,15 +59,14 @@ func InIgnored(p netip.Prefix) bool {
 
 // Session is one tunnel's share of the policy.
 type Session struct {
-	Tunnel      uint32         // interface index of the tunnel
-	TunnelUp    bool           // false: its routes cannot stand now, none is put
-	Protect     []netip.Prefix // must leave through the tunnel
-	Exclude     []netip.Prefix // bypass it on purpose
-	Servers     []netip.Addr   // where the tunnel's own transport goes
-	KeepLinks   []uint32       // interfaces whose routes are reported, not removed
-	OtherTable  []netip.Prefix // of Protect: the VPN routes these in a table of its own
-	Reject      []netip.Prefix // of a family that the tunnel does not carry: nothing to these may leave outside it
-	Withdrawing bool           // the VPN client is taking its routes away: put none back
+	Tunnel     uint32         // interface index of the tunnel
+	TunnelUp   bool           // false: its routes cannot stand now, none is put
+	Protect    []netip.Prefix // must leave through the tunnel
+	Exclude    []netip.Prefix // bypass it on purpose
+	Servers    []netip.Addr   // where the tunnel's own transport goes
+	KeepLinks  []uint32       // interfaces whose routes are reported, not removed
+	OtherTable []netip.Prefix // of Protect: the VPN routes these in a table of its own
+	Reject     []netip.Prefix // of a family that the tunnel does not carry: nothing to these may leave outside it
 }
 
 // Spec is everything a [Policy] is built from. The zero Spec protects nothing.
@@ -248,7 +247,7 @@ func (p *Policy) Empty() bool { return p.protect.Size() == 0 }
 // should be put into main now.
 func (p *Policy) MayPut(e *Entry) bool {
 	s := &p.spec.Sessions[e.Session]
-	return (s.TunnelUp || e.Reject) && !s.Withdrawing && !e.OtherTable
+	return (s.TunnelUp || e.Reject) && !e.OtherTable
 }
 
 // Carries reports whether a route leads to a server or to a gateway that is kept
