@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	_ "embed"
@@ -105,12 +106,9 @@ func lock(ctx context.Context, path string) (unlock func(), err error) {
 
 // make builds the image beside its place and moves it there whole.
 func (i image) make(ctx context.Context, packages string) error {
-	mirror, err := debianMirror()
-	if err != nil {
-		return err
-	}
+	mirror := debianMirror()
 	begin := time.Now()
-	say("making an image of %d packages from %s", len(strings.Fields(packages)), mirror)
+	say("making an image of %d packages from %s", len(strings.Fields(packages)), cmp.Or(mirror, "Debian's own mirror"))
 	tmp := i.dir + ".new"
 	if err := errors.Join(os.RemoveAll(tmp), os.MkdirAll(tmp, 0o755)); err != nil {
 		return fmt.Errorf("make image folder: %w", err)
@@ -145,12 +143,17 @@ func bootstrap(ctx context.Context, tmp, root, mirror, packages string) error {
 			args = append(args, fmt.Sprintf("--aptopt=%s %q", key, v))
 		}
 	}
-	out, err := run(ctx, "mmdebstrap", append(args, suite, root, "deb "+mirror+" "+suite+" main")...)
+	args = append(args, suite, root)
+	if mirror != "" {
+		args = append(args, "deb "+mirror+" "+suite+" main")
+	}
+	out, err := run(ctx, "mmdebstrap", args...)
 	if ctx.Err() != nil {
 		err = fmt.Errorf("not done after %v", imageBound)
 	}
 	if err != nil {
-		return fmt.Errorf("get and install Debian's packages from %s: %w\n%s", mirror, err, tail(out, 15))
+		return fmt.Errorf("get and install Debian's packages from %s (CULVERT_VM_MIRROR names another): %w\n%s",
+			cmp.Or(mirror, "Debian's own mirror"), err, tail(out, 15))
 	}
 	return nil
 }
@@ -167,16 +170,17 @@ func pack(ctx context.Context, tmp, root string) error {
 	return nil
 }
 
-// debianMirror is where this machine's own Debian comes from.
-func debianMirror() (string, error) {
+// debianMirror is where this machine's own Debian comes from, or "" where it is none, as Ubuntu: then
+// mmdebstrap knows one.
+func debianMirror() string {
 	if m := os.Getenv("CULVERT_VM_MIRROR"); m != "" {
-		return m, nil
+		return m
 	}
 	out, err := exec.Command("apt-get", "indextargets", "--format", "$(SITE)", "Created-By: Packages", "Label: Debian").Output()
 	if sites := strings.Fields(string(out)); err == nil && len(sites) > 0 {
-		return sites[0], nil
+		return sites[0]
 	}
-	return "", errors.New("apt knows no Debian mirror: run apt-get update, or set CULVERT_VM_MIRROR to one's address")
+	return ""
 }
 
 // prune removes images, and what is left of half-made ones, that nothing has
