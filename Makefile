@@ -101,7 +101,7 @@ generated: generate
 
 bench: build
 	go test -run '^$$' -bench . -benchtime 1x -timeout 30m ./enforce/rtnl ./loader
-	CULVERT_BIN=$(CURDIR)/bin/culvert go test -count=1 -v -run '^TestManyThatStood$$' -stood 200000 -timeout 10m ./cmd/culvert/internal/e2e
+	CULVERT_BIN=$(CURDIR)/bin/culvert CULVERT_NO_SKIP=1 go test -count 1 -timeout 10m -v -run '^TestManyThatStood$$' ./cmd/culvert/internal/e2e -stood 200000
 
 # The vulnerability database by its own address, else as its Go module.
 vuln:

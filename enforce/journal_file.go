@@ -41,6 +41,7 @@ type FileJournal struct {
 const (
 	journalVersion = 2
 	journalCompact = 1 << 20 // bytes: below this, crossed-out lines do no harm
+	lineSlack      = 16      // bytes by which one line is longer than another
 )
 
 // OpenJournal opens the journal of a network namespace under dir, making both
@@ -204,9 +205,12 @@ func (j *FileJournal) isLong() bool {
 // append writes one line for each record, all of them or none.
 func (j *FileJournal) append(records ...*record) (err error) {
 	var lines []byte
-	for _, r := range records {
+	for i, r := range records {
 		if lines, err = appendLine(lines, j.binding.seal(), r); err != nil {
 			return err
+		}
+		if i == 0 { // they are of about one length
+			lines = slices.Grow(lines, len(records)*(len(lines)+lineSlack))
 		}
 	}
 	if _, err := j.file.WriteAt(lines, j.size); err != nil {

@@ -340,7 +340,7 @@ func (m *maker) put() {
 // remove deletes what the refined policy still calls a conflict.
 func (m *maker) remove() {
 	m.judgeCandidates()
-	var removals []Action
+	removals := make([]Action, 0, len(m.candidates))
 	for i := range m.candidates {
 		switch c := &m.candidates[i]; c.verdict.Decision {
 		case Conflict:
@@ -353,6 +353,7 @@ func (m *maker) remove() {
 	}
 	removals = outsideIn(removals)
 	m.supersede(removals)
+	m.out.Actions = slices.Grow(m.out.Actions, len(removals)+len(m.in.Held))
 	for _, a := range removals {
 		a.Hold = m.stood(&a.Route) || a.Held != 0 || m.mustReturn(&a.Route)
 		m.out.Actions = append(m.out.Actions, a)

@@ -68,16 +68,17 @@ func (c *candidate) first() bool { return c.ahead && !c.behind }
 // outsideIn orders removals so that those of a slot go from its ends inward:
 // also when only some were carried out, restoring those puts each in its place.
 func outsideIn(removals []Action) []Action {
-	var first, rest []Action
-	for _, a := range removals {
-		if a.First {
-			first = append(first, a)
-		} else {
-			rest = append(rest, a)
+	out := make([]Action, 0, len(removals))
+	for i := range removals {
+		if removals[i].First {
+			out = append(out, removals[i])
 		}
 	}
-	slices.Reverse(rest)
-	out := slices.Concat(first, rest)
+	for i := range slices.Backward(removals) {
+		if !removals[i].First {
+			out = append(out, removals[i])
+		}
+	}
 	slices.SortStableFunc(out, func(a, b Action) int { return compareSlot(a.Route.Slot(), b.Route.Slot()) })
 	return out
 }

@@ -199,6 +199,13 @@ func (w *watcher) datagram(b []byte) {
 	}
 }
 
+// other takes in what is no route: a hint to read the table.
+//
+// A nexthop object that is replaced turns its routes without a word about them, and a
+// dump cannot be asked for those of one object. To answer at once, the edge path would
+// have to keep a copy of each such route: memory that whoever adds routes chooses. So
+// the level path answers, at once when it has been quiet, and what it
+// finds counts as exposed since this announcement.
 func (w *watcher) other(typ uint16, body []byte) {
 	switch typ {
 	case rtmNewNexthop:

@@ -66,8 +66,8 @@ type Request struct {
 type Response struct {
 	Version int                    `json:"version"`
 	Error   *Error                 `json:"error,omitempty"`
-	Daemon  *Daemon                `json:"daemon,omitempty"` // of ping, open, status and watch
-	Session *enforce.SessionStatus `json:"session,omitempty"`
+	Daemon  *Daemon                `json:"daemon,omitempty"`  // of ping, open, status and watch
+	Session *enforce.SessionStatus `json:"session,omitempty"` // without Held, which Status has
 	Status  *report.Status         `json:"status,omitempty"`
 	Policy  []enforce.Session      `json:"policy,omitempty"`
 

@@ -201,11 +201,11 @@ func (s *Server) do(ctx context.Context, req Request) (resp Response, err error)
 		resp.Daemon = &s.Daemon
 	case Open:
 		resp.Daemon = &s.Daemon
-		resp.Session, err = pointer(s.Engine.Open(ctx, *req.Session))
+		resp.Session, err = withoutHeld(s.Engine.Open(ctx, *req.Session))
 	case Close:
-		resp.Session, err = pointer(s.Engine.Close(ctx, req.Tunnel))
+		resp.Session, err = withoutHeld(s.Engine.Close(ctx, req.Tunnel))
 	case Leave:
-		resp.Session, err = pointer(s.Engine.Leave(ctx, req.Tunnel))
+		resp.Session, err = withoutHeld(s.Engine.Leave(ctx, req.Tunnel))
 	case Plan:
 		resp.Preview, err = pointer(s.Engine.Preview(ctx, req.Sessions))
 	case Reload:
@@ -224,6 +224,15 @@ func (s *Server) do(ctx context.Context, req Request) (resp Response, err error)
 		resp.Released, err = pointer(s.Engine.Release(ctx))
 	}
 	return resp, err
+}
+
+// withoutHeld leaves out the held routes: they can be hundreds of thousands, and who
+// opens or closes a session does not wait to be told each.
+func withoutHeld(st enforce.SessionStatus, err error) (*enforce.SessionStatus, error) {
+	if st.Held != nil {
+		st.Held = []enforce.HeldRoute{}
+	}
+	return pointer(st, err)
 }
 
 // pointer returns where v is, or nil when there is an error and v says nothing.
