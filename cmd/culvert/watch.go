@@ -26,7 +26,7 @@ leak at most ten times a second, with what came since the last line.{{end}}
   incident              as in "culvert status --json"
 {{if .Witness}}  leak                  as in by[] there; packets, bytes and dropped are what came
                         since the last line for the same
-{{end}}  lost                  lines that this reader was too slow for
+{{end}}  lost                  lines dropped because this reader was slow
 
 ` + exitHelp
 
