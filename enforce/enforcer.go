@@ -402,8 +402,8 @@ type ProtectedSession struct {
 func (e *Enforcer) protection(p *plan.Policy) Protection {
 	spec := p.Spec()
 	out := Protection{Gateways: spec.Gateways}
-	for _, ps := range spec.Sessions {
-		s := e.sessionOn(ps.Tunnel)
+	for i, ps := range spec.Sessions {
+		s := e.sessionAt(i, ps.Tunnel)
 		if s == nil {
 			continue
 		}

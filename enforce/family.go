@@ -104,8 +104,8 @@ func (e *Enforcer) tellFamily(s *session, text string) {
 
 // rejectedFor returns what is rejected for a session in the policy as it is.
 func (e *Enforcer) rejectedFor(s *session) []netip.Prefix {
-	for _, ps := range e.policy().Spec().Sessions {
-		if s.link != 0 && ps.Tunnel == s.link {
+	for i, ps := range e.policy().Spec().Sessions {
+		if e.sessionAt(i, ps.Tunnel) == s {
 			return ps.Reject
 		}
 	}

@@ -19,7 +19,7 @@ func (e *Enforcer) takeIn(pl *plan.Plan) {
 	}
 	for _, f := range pl.Unfit {
 		if _, en := pl.Policy.Lookup(f.Prefix.Addr()); en != nil {
-			if s := e.sessionOn(en.Tunnel); s != nil {
+			if s := e.sessionAt(en.Session, en.Tunnel); s != nil {
 				s.notes = append(s.notes, f.Prefix.Addr().String()+" "+f.Text)
 			}
 		}
@@ -38,7 +38,7 @@ func (e *Enforcer) noteGateways(p *plan.Policy) {
 		if en.Class != plan.Gateway {
 			continue
 		}
-		if s := e.sessionOn(p.Spec().Sessions[en.Session].Tunnel); s != nil {
+		if s := e.sessionAt(en.Session, p.Spec().Sessions[en.Session].Tunnel); s != nil {
 			s.notes = append(s.notes, fmt.Sprintf("%s is the next hop to the VPN server: only neighbour discovery and DHCP may go there outside %s; "+
 				"all else is a leak, DNS too (exclude %s to let it pass)", en.Prefix.Addr(), s.Tunnel, en.Prefix))
 		}

@@ -419,7 +419,23 @@ func (e *Enforcer) sessionOf(v plan.Verdict) *session {
 	if v.Entry == nil {
 		return nil
 	}
-	return e.sessionOn(v.Entry.Tunnel)
+	return e.sessionAt(v.Entry.Session, v.Entry.Tunnel)
+}
+
+// sessionAt returns the session with a place in the policy, or nil. The interface
+// alone tells no two apart whose tunnels are both gone: guards hold them without one.
+// A verdict may be of an older policy, where the place was another's.
+func (e *Enforcer) sessionAt(place int, link uint32) *session {
+	for _, s := range e.sessions {
+		if s.link == 0 { // as spec puts them
+			continue
+		}
+		if place == 0 && s.link == link {
+			return s
+		}
+		place--
+	}
+	return e.sessionOn(link)
 }
 
 func (e *Enforcer) sessionOn(link uint32) *session {
