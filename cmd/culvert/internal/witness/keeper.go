@@ -58,12 +58,16 @@ type lingering struct {
 // beside is what a session that lingers asks of addresses that no other session
 // protects: a word of one that is there weighs more.
 func (l lingering) beside(live []enforce.ProtectedSession) (enforce.ProtectedSession, []netip.Prefix) {
+	protected := map[netip.Prefix]bool{}
+	for _, s := range live {
+		for _, x := range s.Protect {
+			protected[x.Masked()] = true
+		}
+	}
 	taken := func(p netip.Prefix) bool {
-		for _, s := range live {
-			for _, x := range s.Protect {
-				if x.Bits() <= p.Bits() && x.Contains(p.Addr()) {
-					return true
-				}
+		for bits := p.Bits(); bits >= 0; bits-- {
+			if around, err := p.Addr().Prefix(bits); err == nil && protected[around] {
+				return true
 			}
 		}
 		return false
