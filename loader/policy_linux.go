@@ -197,11 +197,8 @@ func add(r *leakRule, p Prefix, exempt uint32) error {
 	if p.Drop {
 		r.Action = uint8(Drop)
 	}
-	if len(p.Name) >= len(r.Tunnel) {
-		return fmt.Errorf("%q is too long for the name of an interface", p.Name)
-	}
-	for i := range len(p.Name) {
-		r.Tunnel[i] = int8(p.Name[i])
+	if err := addName(r, p.Name); err != nil {
+		return err
 	}
 	if err := addOwner(r, p.Tunnel); err != nil {
 		return err
@@ -209,6 +206,25 @@ func add(r *leakRule, p Prefix, exempt uint32) error {
 	if p.Class == Server {
 		return addGate(r, leakGate{Port: p.Port, Proto: p.Proto})
 	}
+	return nil
+}
+
+// addName notes the name by which a tunnel may come back. A rule has room for one.
+func addName(r *leakRule, name string) error {
+	if name == "" {
+		return nil
+	}
+	if len(name) >= len(r.Tunnel) {
+		return fmt.Errorf("%q is too long for the name of an interface", name)
+	}
+	var words [len(r.Tunnel)]int8
+	for i := range len(name) {
+		words[i] = int8(name[i])
+	}
+	if r.Tunnel[0] != 0 && r.Tunnel != words {
+		return errors.New("given two names of tunnels")
+	}
+	r.Tunnel = words
 	return nil
 }
 

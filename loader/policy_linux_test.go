@@ -31,6 +31,8 @@ func TestCompile(t *testing.T) {
 		{"two classes", []Prefix{{Prefix: p("10.0.0.0/8")}, {Prefix: p("10.0.0.0/8"), Class: Excluded}}, -1},
 		{"five tunnels", five(func(i int) Prefix { return Prefix{Prefix: p("10.0.0.0/8"), Tunnel: i + 1} }), -1},
 		{"one tunnel, five times", five(func(int) Prefix { return Prefix{Prefix: p("10.0.0.0/8"), Tunnel: 1} }), 1},
+		{"two names", []Prefix{{Prefix: p("10.0.0.0/8"), Name: "wg10"}, {Prefix: p("10.0.0.0/8"), Name: "tun"}}, -1},
+		{"one name, and none", []Prefix{{Prefix: p("10.0.0.0/8"), Name: "wg10"}, {Prefix: p("10.0.0.0/8")}, {Prefix: p("10.0.0.0/8"), Name: "wg10"}}, 1},
 		{"nine transports", several(9, func(i int) Prefix {
 			return Prefix{Prefix: p("10.0.0.1/32"), Class: Server, Proto: 17, Port: uint16(i)}
 		}), -1},
