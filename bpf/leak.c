@@ -693,14 +693,16 @@ static __always_inline int witness4(struct __sk_buff *skb, const struct spot *at
 	free = passes(skb, r);
 	if (free && ip.ihl <= 5)
 		return TC_NEXT; /* where the policy lets it go */
-	if (!free && !(ip.frag_off & htons(IP_MF | IP_OFFSET)) && transport(skb, at, r, ip.ihl * 4, ip.protocol))
+	if (!free && ip.ihl <= 5 && !(ip.frag_off & htons(IP_MF | IP_OFFSET)) &&
+	    transport(skb, at, r, sizeof(ip), ip.protocol))
 		return TC_NEXT; /* the tunnel's own */
 	p = packet_of(at);
 	if (!p)
 		return TC_NEXT; /* never */
 	parse4(p, &ip);
-	if (free) {
+	if (ip.ihl > 5)
 		parse_options(skb, p, ip.ihl * 4);
+	if (free) {
 		if (!p->routed)
 			return TC_NEXT; /* it ends there */
 		p->dest[0] = p->final[0];
@@ -730,7 +732,7 @@ static __always_inline int witness6(struct __sk_buff *skb, const struct spot *at
 	free = passes(skb, r);
 	if (free && !may_route(ip.nexthdr))
 		return TC_NEXT; /* where the policy lets it go */
-	if (!free && transport(skb, at, r, sizeof(ip), ip.nexthdr))
+	if (!free && !may_route(ip.nexthdr) && transport(skb, at, r, sizeof(ip), ip.nexthdr))
 		return TC_NEXT; /* the tunnel's own */
 	p = packet_of(at);
 	if (!p)

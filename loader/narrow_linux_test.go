@@ -355,8 +355,11 @@ func TestInnerVeth(t *testing.T) {
 // TestByWayOf sends packets to free addresses that hand them on to protected ones.
 func TestByWayOf(t *testing.T) {
 	s := newStage(t, Options{})
-	cfg := Config{Action: Drop, Prefixes: append(protect(stagePrefixes...), Prefix{Prefix: netip.MustParsePrefix("10.9.0.9/32"), Class: Excluded})}
+	cfg := Config{Action: Drop, Prefixes: append(protect(stagePrefixes...), Prefix{Prefix: netip.MustParsePrefix("10.9.0.9/32"), Class: Excluded},
+		Prefix{Prefix: netip.MustParsePrefix("10.9.0.8/32"), Class: Server, Proto: unix.IPPROTO_UDP, Port: 2},
+		Prefix{Prefix: netip.MustParsePrefix("fd09::8/128"), Class: Server, Proto: AnyProto})}
 	set(t, s.w, cfg)
+	server4, server6 := netip.MustParseAddr("10.9.0.8"), netip.MustParseAddr("fd09::8")
 	hop4, hop6, free := netip.MustParseAddr("192.0.2.9"), netip.MustParseAddr("2001:db8::9"), netip.MustParseAddr("192.0.2.77")
 	option := func(kind byte, list ...netip.Addr) []byte {
 		b := []byte{kind, byte(3 + 4*len(list)), 4}
@@ -380,7 +383,10 @@ func TestByWayOf(t *testing.T) {
 		}
 		return join(b, udp(1, 2, 9))
 	}
-	v6 := func(next byte, payload []byte) []byte { return frame(mac("p0"), nil, ipv6(hop6, next, 64, payload)) }
+	by6 := func(hop netip.Addr, next byte, payload []byte) []byte {
+		return frame(mac("p0"), nil, ipv6(hop, next, 64, payload))
+	}
+	v6 := func(next byte, payload []byte) []byte { return by6(hop6, next, payload) }
 	noops := make([]byte, 29)
 	for i := range noops {
 		noops[i] = 1
@@ -395,6 +401,10 @@ func TestByWayOf(t *testing.T) {
 		"routing 0":               v6(43, routing(0, 2, hop6, to6)),
 		"home address":            v6(43, routing(2, 1, to6)),
 		"behind hop-by-hop":       v6(0, join(ext(43, 8), routing(4, 1, to6, hop6))),
+		"LSRR by the server":      source(server4, option(131, to4)),
+		"SSRR by the server":      source(server4, option(137, free, to4)),
+		"segments by the server":  by6(server6, 43, routing(4, 1, to6, server6)),
+		"hop-by-hop, the server":  by6(server6, 0, join(ext(43, 8), routing(4, 1, to6, server6))),
 	} {
 		t.Run(name, func(t *testing.T) {
 			before := leaks(t, s.w, s.dev, Reason.Leak)
@@ -405,12 +415,16 @@ func TestByWayOf(t *testing.T) {
 		})
 	}
 	for name, f := range map[string][]byte{
-		"free in the end":   source(hop4, option(131, free)),
-		"no route":          source(hop4, []byte{7, 7, 4, 10, 9, 0, 2}),
-		"LSRR at its end":   source(hop4, join([]byte{131, 7, 8}, to4.AsSlice())),
-		"segments used up":  v6(43, routing(4, 0, to6)),
-		"options alone":     v6(60, join(ext(17, 8), udp(1, 2, 9))),
-		"of a kind unknown": v6(43, routing(99, 1, to6)),
+		"free in the end":    source(hop4, option(131, free)),
+		"no route":           source(hop4, []byte{7, 7, 4, 10, 9, 0, 2}),
+		"LSRR at its end":    source(hop4, join([]byte{131, 7, 8}, to4.AsSlice())),
+		"segments used up":   v6(43, routing(4, 0, to6)),
+		"options alone":      v6(60, join(ext(17, 8), udp(1, 2, 9))),
+		"of a kind unknown":  v6(43, routing(99, 1, to6)),
+		"transport, options": source(server4, noops),
+		"transport, no LSRR": source(server4, []byte{7, 7, 4, 10, 9, 0, 2}),
+		"transport, ended":   source(server4, join([]byte{131, 7, 8}, to4.AsSlice())),
+		"transport 6":        by6(server6, 0, join(ext(17, 8), udp(1, 2, 9))),
 	} {
 		t.Run(name, func(t *testing.T) { s.at(t).rule(f, 0) })
 	}
