@@ -55,7 +55,7 @@ enum reason {
 /* What the device's networks say of an address. */
 enum place {
 	PLACE_LINK,   /* of a network on the link */
-	PLACE_OWN,    /* this host's own, behind a device that leads back into this namespace */
+	PLACE_OWN,    /* this host's own; of a device: it leads back into this namespace */
 	PLACE_INWARD, /* behind a device that hands what it got from ingress back to ingress */
 };
 
@@ -81,11 +81,11 @@ struct prefix6 {
 	__be32 addr[4];
 };
 
-/* A device's network, the longest of which counts. */
+/* A device's network, the longest of which counts. This host's own addresses are there once, of no device. */
 struct subnet_key {
 	__u32 bits; /* from ifindex on */
-	__u32 ifindex;
-	__u32 family; /* 4, 6 */
+	__u32 ifindex; /* 0: an own address */
+	__u32 family; /* 4, 6; 0: what the device is like as a whole */
 	__be32 addr[4];
 };
 
@@ -386,7 +386,7 @@ static __always_inline bool owned(const struct rule *r, __u32 ifindex)
 	return false;
 }
 
-/* net_of finds the network that holds the destination, of those on the device. */
+/* subnet_of finds the network that holds the destination, of those on the device. */
 static __always_inline struct subnet *subnet_of(__u32 ifindex, const struct packet *p)
 {
 	struct subnet_key key = {

@@ -241,13 +241,14 @@ static __always_inline bool subnet_broadcast(struct __sk_buff *skb, const struct
 }
 
 /* inward is true of what is on its way in, or back in: it does not leave this host by such a device. */
-static __always_inline bool inward(struct __sk_buff *skb, const struct subnet *net)
+static __always_inline bool inward(struct __sk_buff *skb, const struct packet *p, const struct subnet *net)
 {
+	struct subnet_key whole = {.bits = 8 * (sizeof(whole) - sizeof(whole.bits)), .ifindex = skb->ifindex};
 	const struct sk_buff *k = (void *)skb;
 
-	if (!net || net->place == PLACE_LINK)
-		return false;
-	return net->place == PLACE_OWN || peek_bits(k, from_ingress);
+	if (net && net->place == PLACE_INWARD)
+		return peek_bits(k, from_ingress);
+	return subnet_of(0, p) && bpf_map_lookup_elem(&subnets, &whole);
 }
 
 /* device_exempt is true of a device that the operator excluded from what r protects. */
@@ -604,7 +605,7 @@ static __always_inline int judge(struct __sk_buff *skb, struct packet *p, const 
 
 	if (r->tunnel[0] && !peek(&dev, &k->dev) && returned(r, dev))
 		return TC_NEXT; /* its own tunnel, back again */
-	if (inward(skb, net))
+	if (inward(skb, p, net))
 		return TC_NEXT; /* not on its way out */
 	parse_ports(skb, p);
 	why = r->class == CLASS_SERVER ? server_reason(skb, r, p, net) : protected_reason(skb, r, p, net);

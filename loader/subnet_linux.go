@@ -42,6 +42,9 @@ func hostBits(bits int) uint32 {
 	return binary.NativeEndian.Uint32(b[:])
 }
 
+// ofNone is where this host's own addresses are: they are no device's, lest each device that leads back in repeats them.
+const ofNone = 0
+
 // wanted is what the programs should know, by the addresses that this namespace has.
 func (w *Witness) wanted(addrs []netlink.Addr) subnets {
 	all := subnets{}
@@ -50,17 +53,20 @@ func (w *Witness) wanted(addrs []netlink.Addr) subnets {
 			all.add(a.LinkIndex, p, leakPlacePLACE_LINK)
 		}
 	}
+	back := false
 	for _, d := range w.devices {
 		switch {
 		case d.kind == kindIFB:
 			all.add(d.index, netip.PrefixFrom(netip.IPv4Unspecified(), 0), leakPlacePLACE_INWARD)
 			all.add(d.index, netip.PrefixFrom(netip.IPv6Unspecified(), 0), leakPlacePLACE_INWARD)
 		case w.loops(d):
-			for _, a := range addrs {
-				if own, ok := ownAddress(&a); ok {
-					all.add(d.index, own, leakPlacePLACE_OWN)
-				}
-			}
+			all[leakSubnetKey{Bits: 64, Ifindex: uint32(d.index)}] = leakSubnet{Place: uint32(leakPlacePLACE_OWN)}
+			back = true
+		}
+	}
+	for _, a := range addrs {
+		if own, ok := ownAddress(&a); ok && back {
+			all.add(ofNone, own, leakPlacePLACE_OWN)
 		}
 	}
 	return all
