@@ -137,8 +137,8 @@ int early(struct bpf_nf_ctx *ctx)
 	if (bpf_map_lookup_elem(&devices, &key.ifindex))
 		return NF_ACCEPT; /* leak sees it, or need not */
 	r = ctx->state->pf == NFPROTO_IPV6 ? look6(header, &p) : look4(header, &p);
-	if (!r || (r->class != CLASS_PROTECTED && r->class != CLASS_GATEWAY) || owned(r, key.ifindex) || returned(r, ctx->state->out) || to_many(&p) ||
-	    exempt(skb, header, &p, r, key.ifindex))
+	if (!r || (r->class != CLASS_PROTECTED && r->class != CLASS_GATEWAY) || owned(r, key.ifindex) ||
+	    returned(r, ctx->state->out) || to_many(&p) || exempt(skb, header, &p, r, key.ifindex))
 		return NF_ACCEPT; /* where the policy lets it go */
 	key.prefix = r->id;
 	key.reason = REASON_EARLY;

@@ -106,7 +106,7 @@ static __always_inline void parse_fragment(struct packet *p, const struct ipv6ex
 	p->whole = x->nexthdr;
 }
 
-/* parse_routing finds where a packet goes in the end that a routing header takes by way of others. */
+/* parse_routing finds the last stop of a packet that a routing header sends by way of others. */
 static __always_inline void parse_routing(struct __sk_buff *skb, struct packet *p)
 {
 	struct routing h;
@@ -207,9 +207,9 @@ static __always_inline bool dhcp_of_link(struct __sk_buff *skb, const struct pac
 	return load(skb, &p->at, p->upper + DHCP_COOKIE_AT, &cookie, sizeof(cookie)) && cookie == htonl(DHCP_COOKIE);
 }
 
-/* link_reason is what the link itself needs of this host: asked of a neighbour, and no more of it than is needed. A packet
- * that only comes by, or that is handed on from there, is none of it. The kernel's own discovery knows best who is a
- * neighbour: a route may say so, or an address that a neighbour has asked from. */
+/* link_reason exempts what the link itself needs of this host: neighbour discovery and DHCP with a neighbour, at a bounded
+ * rate. A forwarded or source-routed packet is never exempt. Discovery of the kernel's own is exempt to any address: the
+ * kernel knows neighbours by routes too, and by the addresses that they ask from. */
 static __always_inline enum reason link_reason(struct __sk_buff *skb, const struct rule *r, const struct packet *p,
 					       const struct subnet *net)
 {
@@ -659,8 +659,8 @@ static __always_inline bool load6(struct __sk_buff *skb, const struct spot *at, 
 	return true;
 }
 
-/* parse_options finds where a packet goes in the end that an option takes by way of others. Where it reads stands in p, for
- * the verifier to take as unknown: it need not follow every way through the options. */
+/* parse_options finds the last stop of a packet that a source-route option sends by way of others. The offset is kept in
+ * p: the verifier takes it as unknown there, and need not follow every way through the options. */
 static __always_inline void parse_options(struct __sk_buff *skb, struct packet *p, __u32 end)
 {
 	struct ipopt o;

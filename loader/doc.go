@@ -55,9 +55,9 @@
 // # Guard
 //
 // A guarded witness pins its links and maps in a directory (mode 0700) of a BPF file system, one for each network
-// namespace, and keep that namespace alive. Each recheck looks at every pin, and makes again what is missing. What cannot
-// be pinned, or only in a mount namespace that process 1 does not share, drops as long as the process lives, and
-// [Status].Unpinned says why. They hold when the process is killed, and the next [Open] takes them over
+// namespace. Pins keep that namespace alive. Each recheck looks at every pin, and makes again what is missing. Where
+// they cannot be pinned, or only in a mount namespace that process 1 does not share, drops end with the process, and
+// [Status].Unpinned says why. Pins hold when the process is killed, and the next [Open] takes them over
 // with their counters. A guard whose maps have another layout, as an upgrade may bring, holds until the first Set, and its
 // counters go. Guards live in memory: a reboot ends every one. [Config].Until ends one earlier, judged by the program
 // itself.

@@ -308,7 +308,7 @@ func (w *Witness) renew() error {
 	return errors.Join(errs...)
 }
 
-// collect removes pins of interfaces that are gone, and such that a crash kept from taking another's place. A link whose interface is another namespace's by now has none here.
+// collect removes the pins of interfaces that are gone from this namespace, and the half-made pins that a crash left.
 func (w *Witness) collect() {
 	for _, path := range w.pins.list("") {
 		if strings.HasSuffix(path, freshEnd) {

@@ -120,9 +120,9 @@ func (j *Join) Begin() {
 	}
 }
 
-// Freeze is called before the enforcer stops, or when it did by itself, which
-// nobody asked for. A guard that holds a session stays
-// as it is; it reports whether there is one, and it is pinned.
+// Freeze is called before the enforcer stops, or after it stopped by itself; then
+// asked is false. A guard that holds a session stays in force. Freeze reports
+// whether one does, and is pinned so that it outlives this process.
 func (j *Join) Freeze(asked bool) bool {
 	if j.keep == nil || !j.keep.freeze(asked) {
 		return false

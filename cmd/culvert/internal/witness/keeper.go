@@ -55,8 +55,8 @@ type lingering struct {
 	until    time.Time
 }
 
-// beside is what a session that lingers asks of addresses that no other session
-// protects: a word of one that is there weighs more.
+// beside reduces a lingering session to the addresses that no open session
+// protects: an open session comes first.
 func (l lingering) beside(live []enforce.ProtectedSession) (enforce.ProtectedSession, []netip.Prefix) {
 	protected := map[netip.Prefix]bool{}
 	for _, s := range live {
@@ -151,10 +151,9 @@ func (k *keeper) protect(p enforce.Protection) {
 	k.set(false)
 }
 
-// freeze leaves the policy as it is, whatever the enforcer says while it stops,
-// if it is one that is to stay: an adopted one that nothing has replaced yet, and
-// a guard's. At an end that nobody asked for whatever drops stays too. It answers
-// by what is in force, not by what is wished, and reports whether anything stays.
+// freeze keeps the policy that is in force, whatever the enforcer says while it
+// stops, and reports whether it does. It keeps a guard's policy and an adopted one
+// that nothing has replaced yet; where nobody asked for the end, any that drops.
 func (k *keeper) freeze(asked bool) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
