@@ -69,27 +69,28 @@ type Hop struct {
 }
 
 // Route is one entry of the main table. It is comparable, but two readings of
-// one kernel route may differ in Raw and Expires: compare with [Route.Same].
+// one kernel route may differ in Raw and Expires: compare with [Route.Same]. A journal
+// writes it down as JSON, by the hundred thousand: what says nothing is left out.
 type Route struct {
 	Dst       netip.Prefix // masked; a default route is the family's /0
-	Src       netip.Prefix // IPv6 source prefix; the zero Prefix means any
-	PrefSrc   netip.Addr   // preferred source address, or invalid
+	Src       netip.Prefix `json:",omitzero"` // IPv6 source prefix; the zero Prefix means any
+	PrefSrc   netip.Addr   `json:",omitzero"` // preferred source address, or invalid
 	Hop       Hop          // the first leg
-	More      string       // further legs, packed; see Hops and WithHops
-	Raw       string       // the adapter's own bytes for this route, opaque here
-	Metric    uint32       // lower wins
-	Expires   uint32       // seconds of life left, 0 for ever
-	NexthopID uint32       // nexthop object that the route uses, or 0
-	TOS       uint8        // 0 matches every packet
-	Type      Type
-	Protocol  uint8 // who says it was, in the platform's numbers; for people
-	Origin    Origin
-	Pref      Pref
-	Dead      bool // no leg can carry a packet now; lookups skip it
+	More      string       `json:",omitzero"` // further legs, packed; see Hops and WithHops
+	Raw       string       `json:",omitzero"` // the adapter's own bytes for this route, opaque here
+	Metric    uint32       `json:",omitzero"` // lower wins
+	Expires   uint32       `json:",omitzero"` // seconds of life left, 0 for ever
+	NexthopID uint32       `json:",omitzero"` // nexthop object that the route uses, or 0
+	TOS       uint8        `json:",omitzero"` // 0 matches every packet
+	Type      Type         `json:",omitzero"`
+	Protocol  uint8        `json:",omitzero"` // who says it was, in the platform's numbers; for people
+	Origin    Origin       `json:",omitzero"`
+	Pref      Pref         `json:",omitzero"`
+	Dead      bool         `json:",omitzero"` // no leg can carry a packet now; lookups skip it
 
 	// AnyGateway says that the gateway was never asked to be on the link (Linux's
 	// onlink flag). Nothing is decided by it but what comes back.
-	AnyGateway bool
+	AnyGateway bool `json:",omitzero"`
 }
 
 // hopSize is the packed length of a leg: link, address length, address.
