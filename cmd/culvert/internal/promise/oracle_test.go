@@ -290,8 +290,8 @@ func (w *world) mayDiffer(q question, was, is match) bool {
 	if slices.Contains(w.servers(), q.dst) { // its host route may have been added
 		return slices.Equal(was.devices, is.devices) || !slices.ContainsFunc(is.devices, w.enforced)
 	}
-	if w.pinhole(q.dst) != "" {
-		return slices.Equal(is.devices, []string{w.pinhole(q.dst)})
+	if hole := w.pinhole(q.dst); hole != "" && slices.Equal(is.devices, []string{hole}) {
+		return true // a gateway that no server is behind has no hole, and is judged like others
 	}
 	return w.coveredByPut(q.dst, was, is)
 }
