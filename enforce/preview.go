@@ -138,8 +138,11 @@ func (e *Enforcer) previewAction(a *plan.Action) PreviewAction {
 	r := &a.Route
 	pa := PreviewAction{Kind: a.Kind.String(), Route: e.text(r), Reason: a.Why,
 		Links: []string{}, Default: r.Dst.Bits() == 0, Connected: r.Connected()}
-	if a.Kind == plan.Remove {
+	switch a.Kind {
+	case plan.Remove:
 		pa.Reason = a.Verdict.Explain(e.name)
+	case plan.Restore:
+		pa.Reason = "no conflict any more"
 	}
 	for hop := range r.Hops() {
 		if hop.Link != 0 {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -13,6 +14,7 @@ import (
 	"github.com/culvert-project/culvert/cmd/culvert/internal/control"
 	"github.com/culvert-project/culvert/cmd/culvert/internal/session"
 	"github.com/culvert-project/culvert/enforce"
+	"github.com/culvert-project/culvert/enforce/plan"
 )
 
 const explainLong = `Say what is meant to become of packets to an address, what the kernel would do
@@ -161,6 +163,9 @@ func explain(ctx context.Context, w io.Writer, policy asked, q query) error {
 	names := map[uint32]string{}
 	for _, l := range facts.Links {
 		names[l.Index] = l.Name
+	}
+	if q.device != "" && !slices.ContainsFunc(facts.Links, func(l plan.Link) bool { return l.Name == q.device }) {
+		return &session.Error{Where: "--device", Input: q.device, Text: "is no interface of this host; \"ip link\" lists them"}
 	}
 	a, err := sys.lookup(ctx, q)
 	if err != nil {

@@ -22,9 +22,13 @@ import (
 
 func newHook(p *platform) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:     "hook",
-		Short:   "Called by VPN programs",
-		Long:    "Commands for the scripts of VPN programs.",
+		Use:   "hook",
+		Short: "Called by VPN programs",
+		Long: `Commands for the scripts of VPN programs. VPNs that are not among them call
+"culvert up" and "culvert down"; wg-quick does by PostUp and PreDown:
+
+  PostUp  = culvert up --tunnel %i --protect 10.0.0.0/8
+  PreDown = culvert down --tunnel %i`,
 		Example: "  culvert hook openvpn --help",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -131,7 +131,7 @@ func preview(cmd *cobra.Command, s config.Settings) (planDoc, error) {
 	pr, err := askPreview(cmd.Context(), s)
 	switch {
 	case errors.Is(err, control.ErrDenied):
-		_ = say(cmd.ErrOrStderr(), "culvert: warning: a daemon runs here that only root may ask; what it holds is not known to this plan\n")
+		_ = say(cmd.ErrOrStderr(), "culvert: warning: %s: only root may ask a daemon there; if one runs, what it holds is not known to this plan\n", s.Socket)
 		pr, err = previewHere(cmd.Context(), s)
 	case errors.Is(err, control.ErrAway):
 		pr, err = previewHere(cmd.Context(), s)

@@ -201,8 +201,11 @@ func waitRemoved(t testenv.TB, p *testenv.Program) {
 func lastIncident(t testenv.TB, p *testenv.Program) string {
 	list := read(t, p).Incidents
 	in := list[len(list)-1]
-	return fmt.Sprintf("%s %s\nwhy      %s\ndone by  %s (protocol %s)\nstood    %d µs from its announcement",
-		in.What, in.Route, in.Reason, in.By.Process, in.By.Protocol, in.Exposed)
+	by := "protocol " + in.By.Protocol
+	if in.By.Process != "" {
+		by = in.By.Process + " (" + by + ")"
+	}
+	return fmt.Sprintf("%s %s\nwhy      %s\ndone by  %s\nstood    %d µs from its announcement", in.What, in.Route, in.Reason, by, in.Exposed)
 }
 
 func crash(t testenv.TB) {

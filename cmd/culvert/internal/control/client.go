@@ -87,6 +87,10 @@ func follow(d *json.Decoder, path string, f func(report.Event) error) error {
 }
 
 func away(path string, cause error) error {
+	var op *net.OpError
+	if errors.As(cause, &op) {
+		cause = op.Err // the rest of it names the path once more
+	}
 	return fmt.Errorf("%s: %w; start one with \"culvert run\", or name its socket with --socket (%w)", path, ErrAway, cause)
 }
 
