@@ -68,7 +68,7 @@ func restoreRoute(s *socket, r *plan.Route, first bool, age uint32) error {
 	if r.Expires != 0 && age >= r.Expires {
 		return nil // its lifetime ended: the kernel would have dropped it
 	}
-	err := addRoute(s, r, first, age)
+	err := addBack(s, r, first, age)
 	if err == nil || errors.Is(err, enforce.ErrAlready) || errors.Is(err, enforce.ErrGone) || errors.Is(err, enforce.ErrNotNow) || errors.Is(err, unix.EPERM) {
 		return err
 	}
@@ -92,6 +92,34 @@ func restoreRoute(s *socket, r *plan.Route, first bool, age uint32) error {
 	return err
 }
 
+// addBack adds a route that stood before. The legs of an IPv6 multipath route are
+// deleted one by one, and a crash in between leaves the others: then the kernel
+// refuses the whole because of those. What stands of it is taken out and the whole
+// added, so that the legs have their order.
+func addBack(s *socket, r *plan.Route, first bool, age uint32) error {
+	err := addRoute(s, r, first, age)
+	if !errors.Is(err, enforce.ErrAlready) || r.Dst.Addr().Is4() || !r.Multipath() || r.NexthopID != 0 || r.Raw == "" {
+		return err
+	}
+	lacked := false
+	for hop := range r.Hops() {
+		leg := r.WithHops(hop)
+		switch err := addRoute(s, &leg, false, age); {
+		case err == nil:
+			lacked = true
+		case !errors.Is(err, enforce.ErrAlready):
+			return err
+		}
+	}
+	if !lacked {
+		return err
+	}
+	if err := deleteRoute(s, []byte(r.Raw), r); err != nil {
+		return err
+	}
+	return addRoute(s, r, first, age)
+}
+
 // addScaffolded adds a route whose gateways' on-link routes are still out. The
 // kernel asks for those only while it adds the route, so host routes stand in
 // for them that long: the route comes back without an onlink flag that it never
@@ -109,7 +137,7 @@ func addScaffolded(s *socket, r *plan.Route, first bool, age uint32) error {
 	if len(standing) == 0 {
 		return enforce.ErrNotNow
 	}
-	err := addRoute(s, r, first, age)
+	err := addBack(s, r, first, age)
 	for i := range standing {
 		if e := deleteRoute(s, nil, &standing[i]); e != nil && !errors.Is(e, enforce.ErrAlready) {
 			err = errors.Join(err, e)

@@ -64,7 +64,7 @@ route add 172.20.52.0/24 nexthop via inet6 fe80::fe dev eth0 weight 256 nexthop 
 route add 172.20.53.0/24 nexthop via 192.0.2.254 dev eth0 realm 7 weight 2 nexthop via 10.0.0.30 dev eth1 realm 8/9
 route add 172.20.54.0/24 mtu 1400 tos 0x10 nexthop via 192.0.2.254 dev eth0 nexthop dev eth1
 route add 172.20.55.0/24 dev eth0 scope 100 metric 4294967295 proto 255
-route add 172.20.56.0/24 dev eth0 scope site src 172.17.0.1
+route add 172.20.56.0/24 dev eth0 scope site src 192.0.2.10
 route add 172.20.57.0/24 via 192.0.2.254 dev eth0 tos 0xf8 src 10.0.0.29 proto kernel metric 11
 route add 172.20.58.1 via 192.0.2.254 dev eth0 congctl lock reno
 route add 172.20.59.0/24 encap seg6 mode encap segs fd88::1 dev eth0
