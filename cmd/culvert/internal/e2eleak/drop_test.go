@@ -321,6 +321,40 @@ func TestGuardStays(t *testing.T) {
 	stopped(t, d)
 }
 
+// TestTwoGuards: two tunnels are gone, and what either protects is dropped.
+func TestTwoGuards(t *testing.T) {
+	needs(t)
+	s := newStub(t)
+	s.LAN.AddAddr(t, "eth0", testenv.Prefixes("172.30.1.10/32")...)
+	second := testenv.OpenTun(t, s.Client, "tun1", testenv.Prefixes("10.89.0.2/24")...)
+	s.Client.IP(t, "route add 172.30.0.0/16 dev tun1")
+	d := s.daemon(t, "--on-loss", "guard")
+	s.prog.Must(t, "up", "--socket", s.prog.Socket, "--tunnel", "tun1", "--protect", "172.30.0.0/16")
+	for _, tun := range []*testenv.Tun{s.Tun, second} {
+		if err := tun.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	testenv.Eventually(t, patience, "both are gone", func() bool {
+		st := s.status(t)
+		return len(st.Sessions) == 2 && st.Sessions[0].State == "reconnecting" && st.Sessions[1].State == "reconnecting"
+	})
+	for i, dst := range []string{"172.31.1.10", "172.30.1.10"} {
+		c := s.Leaks(t, filter(dst))
+		speech{dst: dst, count: 30, pause: time.Millisecond}.say(t, s.Client)
+		c.Settle(200 * time.Millisecond)
+		if n := c.Packets(); n != 0 {
+			t.Errorf("%d packets to %s got out", n, dst)
+			continue
+		}
+		if got := s.settled(t, 30*(i+1)); got.Packets < 30*(i+1) || got.Dropped != got.Packets {
+			t.Errorf("to %s: %+v", dst, got)
+		}
+	}
+	s.prog.Must(t, "release", "--socket", s.prog.Socket, "--state-dir", s.prog.StateDir)
+	stopped(t, d)
+}
+
 // TestDeadline: a guard ends when it was told to, with the daemon and without,
 // and the routes that it kept out come back.
 func TestDeadline(t *testing.T) {
