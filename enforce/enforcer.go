@@ -395,6 +395,7 @@ type Protection struct {
 type ProtectedSession struct {
 	Session
 	Link      uint32         // the tunnel's interface index; 0 while a guard holds without it
+	Renamed   bool           // the tunnel is there by another name: whoever has its old one is not it
 	KeepLinks []uint32       // the indices of ExcludeInterfaces
 	Reject    []netip.Prefix // no packet to these may leave, but by the tunnel: see OtherFamily
 }
@@ -411,6 +412,7 @@ func (e *Enforcer) protection(p *plan.Policy) Protection {
 		if ps.Tunnel == noLink {
 			share.Link = 0
 		}
+		share.Renamed = share.Link != 0 && s.name() != s.Tunnel
 		out.Sessions = append(out.Sessions, share)
 	}
 	return out

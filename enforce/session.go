@@ -389,7 +389,7 @@ func (e *Enforcer) rebuild() {
 func (e *Enforcer) transports() (out []string) {
 	for _, s := range e.sessions {
 		if s.link != 0 {
-			out = append(out, fmt.Sprint(s.Tunnel, s.Servers))
+			out = append(out, fmt.Sprint(s.Tunnel, s.name(), s.Servers))
 		}
 	}
 	return out

@@ -21,3 +21,22 @@ func TestAnotherTransportIsTold(t *testing.T) {
 		t.Errorf("told of %v", got)
 	}
 }
+
+// TestRenameIsTold: while the tunnel has another name, another interface may take
+// the one that it was opened with; its packets are not the tunnel's.
+func TestRenameIsTold(t *testing.T) {
+	sys := newHost(t)
+	told := make(chan enforce.Protection, 100)
+	e, _ := run(t, sys, &enforcetest.Journal{}, enforce.Options{OnPolicy: func(p enforce.Protection) { told <- p }})
+	open(t, e, split)
+	for _, name := range []string{"vpn0", "tun0"} {
+		do(t, sys, 0, func(tb *enforcetest.Table) error { return tb.Rename(tun0, name) })
+		eventually(t, "the name "+name+" is told of", func() bool {
+			var last enforce.Protection
+			for len(told) > 0 {
+				last = <-told
+			}
+			return len(last.Sessions) == 1 && last.Sessions[0].Renamed == (name != "tun0")
+		})
+	}
+}

@@ -110,8 +110,12 @@ func (b *builder) protect(s *enforce.ProtectedSession, list []netip.Prefix, drop
 			continue
 		}
 		own := owner{s.Tunnel, x, int(s.Link)}
+		name := s.Tunnel
+		if s.Renamed {
+			name = ""
+		}
 		b.lines[x] = []loader.Prefix{{
-			Prefix: x, Class: loader.Protected, ID: b.id(own), Drop: drop, Tunnel: int(s.Link), Name: s.Tunnel, Exempt: indexes(s.KeepLinks),
+			Prefix: x, Class: loader.Protected, ID: b.id(own), Drop: drop, Tunnel: int(s.Link), Name: name, Exempt: indexes(s.KeepLinks),
 		}}
 	}
 }

@@ -177,3 +177,20 @@ func TestIDs(t *testing.T) {
 		t.Errorf("both are %d", x)
 	}
 }
+
+// TestRenamedTunnel: an interface that has the tunnel's old name while the tunnel is there by another is not the tunnel.
+func TestRenamedTunnel(t *testing.T) {
+	for _, renamed := range []bool{false, true} {
+		s := enforce.ProtectedSession{Session: enforce.Session{
+			Tunnel: "tun0", Protect: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
+			Servers: []enforce.Server{{Addr: netip.MustParseAddrPort("10.1.2.3:1194"), Proto: "udp"}},
+		}, Link: 5, Renamed: renamed}
+		gateway := netip.MustParsePrefix("10.1.2.4/32")
+		want := map[bool]string{false: "tun0", true: ""}[renamed]
+		for _, p := range compile(enforce.Protection{Sessions: []enforce.ProtectedSession{s}, Gateways: []netip.Prefix{gateway}}, Rules{}, nil).config.Prefixes {
+			if p.Tunnel == 5 && p.Name != want {
+				t.Errorf("renamed %t: %s passes by the name %q, want %q", renamed, p.Prefix, p.Name, want)
+			}
+		}
+	}
+}
