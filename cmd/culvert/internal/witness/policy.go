@@ -173,7 +173,8 @@ func (b *builder) within(host netip.Prefix, around loader.Prefix) uint32 {
 	return b.id(own)
 }
 
-// fewer lets any port pass where a server has too many.
+// fewer lets any port pass where a server has too many transports, and any protocol
+// where it has too many of those: the loader would refuse the whole policy.
 func fewer(gates []loader.Prefix) []loader.Prefix {
 	order := func(a, b loader.Prefix) int {
 		return cmp.Or(cmp.Compare(a.Proto, b.Proto), cmp.Compare(a.Port, b.Port))
@@ -186,7 +187,10 @@ func fewer(gates []loader.Prefix) []loader.Prefix {
 	for i := range gates {
 		gates[i].Port = 0
 	}
-	return slices.CompactFunc(gates, same)
+	if gates = slices.CompactFunc(gates, same); len(gates) <= loader.MaxTransports {
+		return gates
+	}
+	return []loader.Prefix{{Proto: loader.AnyProto}}
 }
 
 // lookup finds the first line of the longest prefix that holds a.

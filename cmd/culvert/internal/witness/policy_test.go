@@ -194,3 +194,26 @@ func TestRenamedTunnel(t *testing.T) {
 		}
 	}
 }
+
+// TestTransportsWithoutEnd: a server may be given more protocols than a rule has room for.
+func TestTransportsWithoutEnd(t *testing.T) {
+	s := enforce.ProtectedSession{Session: enforce.Session{Tunnel: "tun0", Protect: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}, Link: 5}
+	for _, proto := range []string{"udp", "tcp", "sctp", "esp", "ah", "gre", "ipip", "sit", "l2tp"} {
+		_, ports, _ := enforce.Transport(proto)
+		for port := range uint16(20) {
+			if !ports {
+				port = 0
+			}
+			s.Servers = append(s.Servers, enforce.Server{Addr: netip.AddrPortFrom(netip.MustParseAddr("10.1.2.3"), port), Proto: proto})
+		}
+	}
+	n := 0
+	for _, p := range compile(enforce.Protection{Sessions: []enforce.ProtectedSession{s}}, Rules{}, nil).config.Prefixes {
+		if p.Class == loader.Server {
+			n++
+		}
+	}
+	if n == 0 || n > loader.MaxTransports {
+		t.Errorf("%d transports, of %d at most", n, loader.MaxTransports)
+	}
+}
