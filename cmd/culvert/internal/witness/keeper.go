@@ -97,7 +97,7 @@ func (k *keeper) linger(p enforce.Protection) {
 		if here[s.Tunnel] || k.ending[s.Tunnel] || k.stops || k.want.Guard { // a guard's own end with nothing but a word
 			continue
 		}
-		s.Link = 0
+		s.Link, s.Renamed = 0, false // it comes back by the name that it was opened with
 		k.ended[s.Tunnel] = lingering{s, k.last.Gateways, k.now().Add(lingerFor)}
 	}
 }

@@ -1,6 +1,7 @@
 package witness
 
 import (
+	"log/slog"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -215,5 +216,20 @@ func TestTransportsWithoutEnd(t *testing.T) {
 	}
 	if n == 0 || n > loader.MaxTransports {
 		t.Errorf("%d transports, of %d at most", n, loader.MaxTransports)
+	}
+}
+
+// TestRenamedTunnelLingers: once it is gone, it is awaited by the name that it was opened with.
+func TestRenamedTunnelLingers(t *testing.T) {
+	probe := &fakeProbe{}
+	k := newKeeper(probe, Rules{}, slog.New(slog.DiscardHandler))
+	k.protect(enforce.Protection{Sessions: []enforce.ProtectedSession{{
+		Session: enforce.Session{Tunnel: "tun0", Protect: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}, Link: 5, Renamed: true,
+	}}})
+	k.protect(enforce.Protection{})
+	for _, p := range probe.sets[len(probe.sets)-1].Prefixes {
+		if p.Class == loader.Protected && p.Name != "tun0" {
+			t.Errorf("%s is awaited by the name %q", p.Prefix, p.Name)
+		}
 	}
 }
