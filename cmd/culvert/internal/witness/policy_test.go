@@ -1,8 +1,8 @@
 package witness
 
 import (
-	"log/slog"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"strings"
 	"testing"
