@@ -65,7 +65,7 @@ type Enforcer struct {
 	before    *plan.Policy                  // by which it was judged last; nil for none
 	unkept    bool                          // what the session store knows of a tunnel is old
 	unwritten bool                          // the last reading's removals could not all be written down
-	insecure  bool                          // a crash would lose what is held: the journal was taken away
+	insecure  error                         // why a crash would lose what is held: the journal was taken away
 	facts     Facts
 	carried   []string  // the transports of the policy's sessions
 	lookedAt  time.Time // when facts were read

@@ -47,18 +47,16 @@ func (e *Enforcer) secure() {
 	if !ok {
 		return
 	}
-	err := j.Secure()
-	if err == nil {
-		e.insecure = false
-		return
+	was := e.insecure
+	if e.insecure = j.Secure(); e.insecure != nil {
+		e.insecure = fmt.Errorf("what is held would be lost in a crash: %w", e.insecure)
+		if was == nil {
+			e.log.error("the journal keeps nothing", "routes", e.held.len(), "err", e.insecure)
+		}
 	}
-	if !e.insecure {
-		e.log.error("what is held would be lost in a crash", "routes", e.held.len(), "err", err)
-	}
-	e.insecure = true
 	for _, s := range e.sessions {
-		if s.err == nil {
-			s.err = fmt.Errorf("what is held would be lost in a crash: %w", err)
+		if s.err == nil || s.err == was {
+			s.err = e.insecure
 		}
 	}
 }

@@ -82,7 +82,7 @@ func (e *Enforcer) level(ctx context.Context, why string) {
 	if err != nil {
 		e.failAll(err)
 	}
-	if !settled || e.unwritten || e.insecure || e.unkept {
+	if !settled || e.unwritten || e.insecure != nil || e.unkept {
 		e.pace.want("not settled", retryPause)
 	}
 	e.log.debug("table judged", "why", why, "took", e.pace.took, "settled", settled)

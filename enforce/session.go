@@ -309,7 +309,7 @@ func (e *Enforcer) look(ctx context.Context) error {
 
 // follow brings a session up to its tunnel interface.
 func (e *Enforcer) follow(s *session) {
-	s.err = nil
+	s.err = e.insecure // which another look at the interfaces does not mend
 	if l := e.tunnelLink(s); l != nil {
 		e.stand(s, l)
 		return

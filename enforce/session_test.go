@@ -268,3 +268,41 @@ func TestRenamedTunnelIsReopened(t *testing.T) {
 		}
 	})
 }
+
+// placelessJournal is a Journal whose place was taken away.
+type placelessJournal struct {
+	*enforcetest.Journal
+	lost atomic.Bool
+}
+
+func (j *placelessJournal) Secure() error {
+	if j.lost.Load() {
+		return errors.New("read-only file system")
+	}
+	return nil
+}
+
+// TestNoPlaceOutlivesAnotherLook: a reading that looks at the interfaces once more
+// does not make a session right whose held routes a crash would lose.
+func TestNoPlaceOutlivesAnotherLook(t *testing.T) {
+	sys, j := &busySystem{System: newHost(t)}, &placelessJournal{Journal: &enforcetest.Journal{}}
+	e, stop := run(t, sys, j, enforce.Options{})
+	open(t, e, split)
+	state := func() enforce.SessionStatus { return status(t, e) }
+	j.lost.Store(true)
+	e.Wake("test")
+	eventually(t, "a failed session", func() bool { return state().State == enforce.Failed })
+	come := func() { addBridge(t, sys.System, "docker0") }
+	sys.between.Store(&come)
+	e.Wake("test")
+	eventually(t, "another look", func() bool { return sys.between.Load() == nil })
+	if st := state(); st.State != enforce.Failed || !strings.Contains(st.Error, "read-only file system") {
+		t.Errorf("%s: %s", st.State, st.Error)
+	}
+	j.lost.Store(false)
+	e.Wake("test")
+	eventually(t, "an enforcing session", func() bool { return state().State == enforce.Enforcing })
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+}
