@@ -115,6 +115,10 @@ func (t Text) check(s enforce.Session) error {
 		if name == s.Tunnel {
 			return &Error{t.where(ExcludeInterface), name, "is the tunnel itself; leave it out"}
 		}
+		if one := (enforce.Session{ExcludeInterfaces: []string{name}}); one.Excludes(s.Tunnel) {
+			// One that fits the tunnel too is meant for less: "*" would leave nothing to enforce, and say nothing.
+			return &Error{t.where(ExcludeInterface), name, "fits the tunnel itself, " + s.Tunnel + ", too; write a pattern that fits the others only"}
+		}
 	}
 	for _, p := range s.OtherTable {
 		if !slices.Contains(s.Protect, p) {

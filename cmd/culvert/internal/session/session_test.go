@@ -107,6 +107,8 @@ func TestParse(t *testing.T) {
 		{"other table not protected", base(func(t *Text) { t.OtherTable = []string{"0.0.0.0/0"} }), "--other-table: 0.0.0.0/0 is not protected; protect it too, or leave it out"},
 		{"bad pattern", base(func(t *Text) { t.ExcludeInterfaces = []string{"br-["} }), "--exclude-interface: br-[ is neither an interface's name nor a pattern; write docker0, br-* or veth*"},
 		{"tunnel excluded", base(func(t *Text) { t.ExcludeInterfaces = []string{"tun0"} }), "--exclude-interface: tun0 is the tunnel itself; leave it out"},
+		{"everything excluded", base(func(t *Text) { t.ExcludeInterfaces = []string{"docker0", "*"} }), "--exclude-interface: * fits the tunnel itself, tun0, too; write a pattern that fits the others only"},
+		{"pattern fits the tunnel", base(func(t *Text) { t.ExcludeInterfaces = []string{"docker0", "tu[m-o]?"} }), "--exclude-interface: tu[m-o]? fits the tunnel itself, tun0, too; write a pattern that fits the others only"},
 		{"bad server", base(func(t *Text) { t.Servers = []string{"x"} }), "--server: x names no protocol; " + serverForm},
 	}
 	for _, tt := range tests {
