@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -123,6 +124,10 @@ func (r *reloader) reload(ctx context.Context) (enforce.Reloaded, error) {
 func (r *reloader) take(ctx context.Context) (enforce.Reloaded, error) {
 	if r.file == "" {
 		return enforce.Reloaded{}, usagef("the daemon was started without --config, so there is no file to read again; restart it to change its flags")
+	}
+	// A pipe would be waited for without end, and nobody writes to it twice.
+	if info, err := os.Stat(r.file); err == nil && !info.Mode().IsRegular() {
+		return enforce.Reloaded{}, &session.Error{Input: r.file, Text: "is not a regular file; put the file back, or restart the daemon"}
 	}
 	s, err := r.read()
 	if err != nil {

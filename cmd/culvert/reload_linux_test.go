@@ -14,6 +14,7 @@ import (
 	"github.com/culvert-project/culvert/cmd/culvert/internal/config"
 	"github.com/culvert-project/culvert/cmd/culvert/internal/control"
 	"github.com/culvert-project/culvert/enforce"
+	"golang.org/x/sys/unix"
 )
 
 // TestReloadIsToldToSystemd: reloading, with the time that it is matched by, and
@@ -51,6 +52,27 @@ func TestReloadIsToldToSystemd(t *testing.T) {
 			if err != nil || !regexp.MustCompile(state).Match(buf[:n]) {
 				t.Errorf("%q, %v; want %s", buf[:n], err, state)
 			}
+		}
+	}
+}
+
+// TestReloadOfNoFile: what has taken the file's place is not waited for.
+func TestReloadOfNoFile(t *testing.T) {
+	fifo := filepath.Join(t.TempDir(), "c.yaml")
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range []string{fifo, filepath.Dir(fifo)} {
+		r := reloader{log: slog.New(slog.DiscardHandler), now: config.Default(),
+			source: source{file: file, level: new(slog.LevelVar), read: func() (config.Settings, error) {
+				t.Errorf("%s was opened", file)
+				return config.Default(), nil
+			}},
+			replace: func(context.Context, []enforce.Session) (enforce.Reloaded, error) { return enforce.Reloaded{}, nil },
+		}
+		var input *control.Error
+		if _, err := r.reload(t.Context()); !errors.As(err, &input) || input.Code != control.CodeInput || !strings.Contains(input.Message, "is not a regular file") {
+			t.Errorf("%s: %v", file, err)
 		}
 	}
 }
