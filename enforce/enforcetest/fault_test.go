@@ -104,7 +104,7 @@ func TestRefuse(t *testing.T) {
 		return nil
 	}
 	errs := s.Apply(t.Context(), []plan.Action{{Kind: plan.Put, Route: plan.Route{Dst: dst4, Hop: via(9, none)}}, {Kind: plan.Remove, Route: plan.Route{Dst: dst4}}})
-	if !errors.Is(errs[0], full) || errs[1] != nil {
+	if !errors.Is(errs[0], full) || !errors.Is(errs[1], enforce.ErrAlready) {
 		t.Errorf("errors %v", errs)
 	}
 }

@@ -175,15 +175,24 @@ func (s *System) serve(a announced, edge enforce.Edge, sink *enforce.Sink) {
 func (s *System) answer(ev *enforce.Event) error {
 	var err error
 	if put := ev.Answer.Put; put != nil {
-		err = s.step("edge", plan.Action{Kind: plan.Put, Route: *put, First: true})
-		ev.Readded = err == nil
+		ev.Idle, err = idle(s.step("edge", plan.Action{Kind: plan.Put, Route: *put, First: true}))
+		ev.Readded = !ev.Idle && err == nil
 	}
 	if ev.Answer.Delete {
-		gone := s.step("edge", plan.Action{Kind: plan.Remove, Route: ev.Route, Verdict: ev.Answer.Verdict})
-		ev.Removed = gone == nil
+		var gone error
+		ev.Idle, gone = idle(s.step("edge", plan.Action{Kind: plan.Remove, Route: ev.Route, Verdict: ev.Answer.Verdict}))
+		ev.Removed = !ev.Idle && gone == nil
 		err = errors.Join(err, gone)
 	}
 	return err
+}
+
+// idle tells an error apart from there having been nothing to do.
+func idle(err error) (bool, error) {
+	if errors.Is(err, enforce.ErrAlready) {
+		return true, nil
+	}
+	return false, err
 }
 
 func (s *System) process(port uint32) string {
@@ -285,9 +294,7 @@ func (s *System) apply(a plan.Action) error {
 	case plan.Restore:
 		return explain(s.table.giveBack(a))
 	case plan.Remove, plan.Withdraw:
-		if err := s.table.DeleteExact(a.Route); !errors.Is(err, ErrNotFound) {
-			return err
-		}
+		return explain(s.table.DeleteExact(a.Route))
 	}
 	return nil
 }
@@ -295,6 +302,8 @@ func (s *System) apply(a plan.Action) error {
 // explain says what an error means to the Enforcer.
 func explain(err error) error {
 	switch {
+	case errors.Is(err, ErrExists), errors.Is(err, ErrNotFound):
+		return fmt.Errorf("%w: %w", enforce.ErrAlready, err)
 	case errors.Is(err, ErrNoLink), errors.Is(err, ErrNexthop):
 		return fmt.Errorf("%w: %w", enforce.ErrGone, err)
 	case errors.Is(err, ErrLinkDown), errors.Is(err, ErrGateway):
@@ -314,9 +323,6 @@ func (t *Table) give(r plan.Route, first bool) error {
 		// What held the gateway is still out.
 		_, extra := t.stored(r)
 		err = t.Add(WithExtra(r, joinWords("onlink", extra)), how)
-	}
-	if errors.Is(err, ErrExists) {
-		return nil
 	}
 	return err
 }
