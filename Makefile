@@ -100,6 +100,7 @@ generated: generate
 	[ -z "$$changed" ] || { echo "make generate changed:"; echo "$$changed"; git --no-pager diff --stat -- loader; exit 1; }
 
 bench: build
+	go test -run '^$$' -bench Held -timeout 10m ./enforce
 	go test -run '^$$' -bench . -benchtime 1x -timeout 30m ./enforce/rtnl ./loader
 	CULVERT_BIN=$(CURDIR)/bin/culvert CULVERT_NO_SKIP=1 go test -count 1 -timeout 10m -v -run '^TestManyThatStood$$' ./cmd/culvert/internal/e2e -stood 200000
 

@@ -90,7 +90,7 @@ var full = enforce.Session{
 }
 
 // run starts an Enforcer and returns it with a way to end it.
-func run(t *testing.T, sys enforce.System, j enforce.Journal, opt enforce.Options) (*enforce.Enforcer, func() error) {
+func run(t testing.TB, sys enforce.System, j enforce.Journal, opt enforce.Options) (*enforce.Enforcer, func() error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	e := enforce.New(sys, j, opt)
@@ -106,7 +106,7 @@ func run(t *testing.T, sys enforce.System, j enforce.Journal, opt enforce.Option
 	return e, stop
 }
 
-func open(t *testing.T, e *enforce.Enforcer, s enforce.Session) enforce.SessionStatus {
+func open(t testing.TB, e *enforce.Enforcer, s enforce.Session) enforce.SessionStatus {
 	t.Helper()
 	st, err := e.Open(t.Context(), s)
 	if err != nil {

@@ -1,112 +1,16 @@
 package enforce_test
 
 import (
-	"context"
-	"encoding/binary"
 	"flag"
-	"iter"
-	"net/netip"
-	"sync"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/culvert-project/culvert/enforce"
-	"github.com/culvert-project/culvert/enforce/plan"
 )
 
 var manyHeld = flag.Int("held", 40_000, "how many held routes TestManyHeld goes to")
-
-// bulk is a System whose changes cost the same however many routes there are, so
-// that what grows with them is the Enforcer's own.
-type bulk struct {
-	mu     sync.Mutex
-	order  []plan.Route
-	stands map[netip.Prefix]bool
-	own    map[netip.Prefix]plan.Route
-	sink   *enforce.Sink
-	edge   enforce.Edge
-}
-
-// newBulk has n routes that conflict with 10.0.0.0/8.
-func newBulk(n int) *bulk {
-	b := &bulk{stands: map[netip.Prefix]bool{}, own: map[netip.Prefix]plan.Route{}}
-	for i := range n {
-		var a [4]byte
-		binary.BigEndian.PutUint32(a[:], 10<<24|uint32(i))
-		r := plan.Route{Dst: netip.PrefixFrom(netip.AddrFrom4(a), 32), Hop: plan.Hop{Link: eth0, Via: netip.MustParseAddr("192.168.1.66")}, Protocol: 16,
-			Raw: "as many bytes as the kernel says of a route, more or less: 60"}
-		b.order = append(b.order, r)
-		b.stands[r.Dst] = true
-	}
-	return b
-}
-
-func (b *bulk) Watch(ctx context.Context, edge enforce.Edge, sink *enforce.Sink, ready func()) error {
-	b.edge, b.sink = edge, sink
-	ready()
-	<-ctx.Done()
-	return nil
-}
-
-func (b *bulk) Table(context.Context) iter.Seq2[plan.Route, error] {
-	return func(yield func(plan.Route, error) bool) {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		for _, r := range b.own {
-			if !yield(r, nil) {
-				return
-			}
-		}
-		for _, r := range b.order {
-			if b.stands[r.Dst] && !yield(r, nil) {
-				return
-			}
-		}
-	}
-}
-
-func (b *bulk) Apply(_ context.Context, actions []plan.Action) []error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, a := range actions {
-		switch a.Kind {
-		case plan.Put:
-			b.own[a.Route.Dst] = a.Route
-		case plan.Withdraw:
-			delete(b.own, a.Route.Dst)
-		case plan.Remove:
-			delete(b.stands, a.Route.Dst)
-		case plan.Restore:
-			b.stands[a.Route.Dst] = true
-		case plan.Forget:
-		}
-	}
-	return make([]error, len(actions))
-}
-
-func (b *bulk) Facts(context.Context) (enforce.Facts, error) {
-	return enforce.Facts{Links: []plan.Link{
-		{Index: eth0, Name: "eth0", Up: true, Addrs: []netip.Prefix{pfx("192.168.1.10/24")}},
-		{Index: tun0, Name: "tun0", Up: true, Addrs: []netip.Prefix{pfx("10.8.0.2/24")}},
-	}}, nil
-}
-
-// again announces routes that stand anew, as the edge path does.
-func (b *bulk) again(n int) {
-	for _, r := range b.order[:n] {
-		b.mu.Lock()
-		b.stands[r.Dst] = true
-		b.mu.Unlock()
-		now := time.Now()
-		ev := enforce.Event{Change: enforce.Added, Route: r, Answer: b.edge(enforce.Added, &r), Seen: now, Done: now}
-		if ev.Answer.Delete {
-			b.Apply(context.Background(), []plan.Action{{Kind: plan.Remove, Route: r}})
-		}
-		b.sink.Tell(ev)
-	}
-}
 
 // cpuTime is what the process has taken of the processors: a busy machine does not
 // change it much.
@@ -126,14 +30,13 @@ func life(t *testing.T, n int) (took [4]time.Duration) {
 	sys := newBulk(n)
 	j := openJournal(t, t.TempDir(), here)
 	e, stop := run(t, sys, j, enforce.Options{})
-	s := enforce.Session{Tunnel: "tun0", Protect: []netip.Prefix{pfx("10.0.0.0/8")}}
 	step := func(i int, f func()) {
 		start := cpuTime(t)
 		f()
 		took[i] = cpuTime(t) - start
 	}
 	step(0, func() {
-		if st := open(t, e, s); st.State != enforce.Enforcing || len(st.Held) != n {
+		if st := open(t, e, bulkSession); st.State != enforce.Enforcing || len(st.Held) != n {
 			t.Fatalf("%s, %d held", st.State, len(st.Held))
 		}
 	})

@@ -45,7 +45,11 @@ func (j *Journal) Hold(entries []enforce.Entry) error {
 // Forget implements [enforce.Journal].
 func (j *Journal) Forget(ids []uint64) error {
 	return j.step("forget", func() {
-		j.entries = slices.DeleteFunc(j.entries, func(e enforce.Entry) bool { return slices.Contains(ids, e.ID) })
+		gone := make(map[uint64]bool, len(ids))
+		for _, id := range ids {
+			gone[id] = true
+		}
+		j.entries = slices.DeleteFunc(j.entries, func(e enforce.Entry) bool { return gone[e.ID] })
 	})
 }
 
