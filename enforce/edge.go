@@ -34,7 +34,7 @@ func answerDeleted(v *view, r *plan.Route, a *Answer) {
 			return
 		}
 		a.Tell = true
-		if !v.audit && v.policy.MayPut(en) {
+		if !v.audit && v.mayPut(en) {
 			a.Put = &en.Route
 		}
 	case plan.Keep:
@@ -42,27 +42,67 @@ func answerDeleted(v *view, r *plan.Route, a *Answer) {
 	}
 }
 
-// answerAdded deletes a conflicting route at once, unless it must come back:
-// then it is written down first, which is not for this path. A route that
-// shares the tunnel's legs needs the whole table looked at.
+// answerAdded deletes a conflicting route at once, unless it must come back, or
+// may have stood before: then it is written down first, which is not for this
+// path. A route that shares the tunnel's legs needs the whole table looked at. One
+// by an interface that nobody has looked at yet may be the tunnel's own, on an
+// interface that it has just got.
 func answerAdded(v *view, r *plan.Route, a *Answer) {
 	switch a.Verdict.Decision {
 	case plan.Report:
 		a.Tell = true
 	case plan.Keep:
 		a.Tell = v.policy.Carries(r)
+	case plan.Ours:
+		a.Tell = betters(r, a.Verdict.Entry)
 	case plan.Conflict:
 		a.Tell = true
 		if v.audit {
 			return
 		}
-		a.Delete = !a.Verdict.Shared && !plan.MustReturn(v.policy, r)
-		if a.Verdict.Reason != plan.Longer && v.policy.MayPut(a.Verdict.Entry) {
+		if a.stood = v.mayHaveStood(r); a.stood {
+			return
+		}
+		a.Delete = !a.Verdict.Shared && !plan.MustReturn(v.policy, r) && v.knows(r)
+		if a.Verdict.Reason != plan.Longer && v.mayPut(a.Verdict.Entry) {
 			// It may have replaced the tunnel's route: a replacement does not
 			// name its victim.
 			a.Put = &a.Verdict.Entry.Route
 		}
 	}
+}
+
+// mayHaveStood reports whether a conflict may be one that stood before the policy:
+// announcements wait in the socket, and until the table has been read by the policy
+// nobody knows what stood. What conflicted with the policy before came while that
+// was in force.
+func (v *view) mayHaveStood(r *plan.Route) bool {
+	return v.before != nil && plan.Judge(v.before, r).Decision != plan.Conflict
+}
+
+// knows reports whether the route leads by interfaces that were looked at.
+func (v *view) knows(r *plan.Route) bool {
+	if !r.Multipath() {
+		return r.Hop.Link == 0 || v.links[r.Hop.Link]
+	}
+	for hop := range r.Hops() {
+		if hop.Link != 0 && !v.links[hop.Link] {
+			return false
+		}
+	}
+	return true
+}
+
+// mayPut reports whether the tunnel's route may be put at once. One that is made up
+// is not until the table has been read: the VPN's own may stand.
+func (v *view) mayPut(en *plan.Entry) bool {
+	return v.policy.MayPut(en) && (v.before == nil || en.Known)
+}
+
+// betters reports whether the tunnel's own route is preferred to the one that is
+// known: then fewer routes compete with it.
+func betters(r *plan.Route, en *plan.Entry) bool {
+	return r.Dst == en.Prefix && r.TOS == 0 && !r.Src.IsValid() && r.Metric < en.Route.Metric
 }
 
 // event takes in what the edge path did, after the fact.
@@ -81,7 +121,7 @@ func (e *Enforcer) event(ctx context.Context, ev Event) {
 	e.meet(ctx, &ev)
 	v := plan.Judge(e.policy(), &ev.Route)
 	switch {
-	case ev.Answer.Delete && ev.Err == nil && v.Decision != plan.Conflict && !e.outlived(ev):
+	case ev.Removed && v.Decision != plan.Conflict && !outlived(&ev):
 		e.amends(ctx, ev)
 	case ev.Answer.Delete:
 		e.eventRemoved(ev)
@@ -110,9 +150,11 @@ func (e *Enforcer) meet(ctx context.Context, ev *Event) {
 }
 
 // outlived reports whether a route was deleted for a session that was open then
-// and has left since: it came while connected, and does not come back.
-func (e *Enforcer) outlived(ev Event) bool {
-	return ev.Seen.Before(e.left) && e.sessionOf(ev.Answer.Verdict) == nil
+// and has left since, or protects something else now: it came while connected, and
+// does not come back.
+func outlived(ev *Event) bool {
+	t := ev.Answer.tally
+	return t != nil && ev.Seen.Before(t.changed)
 }
 
 // amends puts back a route that the edge path deleted under a policy that was
@@ -149,8 +191,9 @@ func harmless(err error) bool { return errors.Is(err, ErrGone) || errors.Is(err,
 
 // eventRemoved records a route that the edge path deleted, or tried to.
 func (e *Enforcer) eventRemoved(ev Event) {
-	if ev.Idle { // the level path was there first, and has told of it
-		e.renew(&ev.Route)
+	if ev.Idle {
+		// The level path was there first, and has told of it and held what it held;
+		// or its owner took it back, and it is no newer copy of anything.
 		return
 	}
 	in := e.incident(ev, "removed", ev.Answer.Verdict.Explain(e.name))
@@ -213,14 +256,18 @@ func (e *Enforcer) serve(ctx context.Context, ev Event) {
 	e.removeWritten(ctx)
 }
 
-// mustWriteFirst notes a route to delete that must come back.
+// mustWriteFirst notes a route to delete that the edge path left to the loop. It is
+// written down first unless it came while what it conflicts with was protected, and
+// nothing else wants it back: an interface that was not known may have been why.
 func (e *Enforcer) mustWriteFirst(ev *Event, v plan.Verdict) {
 	if e.written.events == nil {
 		e.written.events = map[plan.Slot]*Event{}
 	}
 	e.written.events[ev.Route.Slot()] = ev
-	e.written.actions = append(e.written.actions, plan.Action{Kind: plan.Remove, Route: ev.Route, Verdict: v, Hold: true,
-		Held: e.held.superseded(&ev.Route)})
+	held := e.held.superseded(&ev.Route)
+	a := &ev.Answer
+	hold := held != 0 || a.stood || a.Verdict.Decision != plan.Conflict || plan.MustReturn(e.policy(), &ev.Route)
+	e.written.actions = append(e.written.actions, plan.Action{Kind: plan.Remove, Route: ev.Route, Verdict: v, Hold: hold, Held: held})
 }
 
 // removeWritten writes down what was noted, then deletes it.

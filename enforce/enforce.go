@@ -96,6 +96,7 @@ type Answer struct {
 	Verdict plan.Verdict
 
 	tally *tally // of the session that it is given for
+	stood bool   // the route may have stood before what it conflicts with was protected
 }
 
 // Event is an announced route that concerned the policy, and what was done.

@@ -52,8 +52,7 @@ type Enforcer struct {
 	own       []Session       // of the configuration
 	waits     map[string]bool // tunnels of own whose connection ended: to wait for again
 	sessions  []*session
-	closing   *session  // being closed: what is restored counts for it
-	left      time.Time // when a session last left the policy
+	closing   *session // being closed: what is restored counts for it
 	held      heldRoutes
 	written   written
 	hinted    time.Time // when the first event came that the next reading has to settle
@@ -62,7 +61,9 @@ type Enforcer struct {
 	shadowed  map[netip.Prefix][]plan.Route // that the last reading found to stay
 	unmarked  bool                          // the marks could not be written down
 	baseline  bool                          // the policy grew since the table was last judged
-	before    *plan.Policy                  // by which it was judged last; nil for none
+	before    *plan.Policy                  // by which it was right last
+	armed     *plan.Policy                  // by which it was read last: what the edge path may delete at once
+	linkSet   map[uint32]bool               // the interfaces that were looked at; never changed once it is seen
 	unkept    bool                          // what the session store knows of a tunnel is old
 	unwritten bool                          // the last reading's removals could not all be written down
 	insecure  error                         // why a crash would lose what is held: the journal was taken away
@@ -83,7 +84,12 @@ type Enforcer struct {
 
 // view is the edge path's share of the state.
 type view struct {
-	policy  *plan.Policy
+	policy *plan.Policy
+	// before is the policy by which the table was read last, until it has been read by
+	// this one: what conflicts with this one alone may have stood before. It is nil from
+	// then on.
+	before  *plan.Policy
+	links   map[uint32]bool // that were looked at
 	audit   bool
 	tallies []*tally // of the policy's sessions, in their order
 }
@@ -113,7 +119,9 @@ func New(sys System, j Journal, opt Options) *Enforcer {
 	for _, s := range opt.Own {
 		e.own = append(e.own, tidy(s))
 	}
-	e.setPolicy(&plan.Policy{})
+	nothing := &plan.Policy{} // by which every table is right
+	e.before, e.armed = nothing, nothing
+	e.setPolicy(nothing)
 	return e
 }
 
@@ -371,9 +379,13 @@ func (e *Enforcer) Wake(why string) {
 	}
 }
 
-// setPolicy makes p what the edge path judges by.
+// setPolicy makes p what the edge path judges by. Until the table has been read by
+// it, the edge path deletes at once only what conflicted before too.
 func (e *Enforcer) setPolicy(p *plan.Policy) {
-	now := &view{policy: p, audit: e.opt.Audit}
+	now := &view{policy: p, links: e.linkSet, audit: e.opt.Audit}
+	if p != e.armed {
+		now.before = e.armed
+	}
 	for _, s := range e.sessions {
 		if s.link != 0 { // as spec puts them
 			now.tallies = append(now.tallies, &s.tally)
@@ -383,6 +395,13 @@ func (e *Enforcer) setPolicy(p *plan.Policy) {
 	if old != nil && old.policy != p && e.opt.OnPolicy != nil {
 		e.opt.OnPolicy(e.protection(p))
 	}
+}
+
+// arm lets the edge path delete at once whatever conflicts: the table has been read
+// by the policy, and what stood before is known.
+func (e *Enforcer) arm() {
+	e.armed = e.policy()
+	e.setPolicy(e.armed)
 }
 
 // Protection is what is protected at a moment, for whoever watches packets.

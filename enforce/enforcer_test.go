@@ -599,7 +599,7 @@ func TestDeletedAsTheSessionEnds(t *testing.T) {
 			e, stop := run(t, sys, &enforcetest.Journal{}, enforce.Options{})
 			open(t, e, split)
 			attack := via("172.31.1.0/24", "192.168.1.66", eth0)
-			ev := enforce.Event{Change: enforce.Added, Route: attack, Answer: sys.edge(enforce.Added, &attack), Seen: time.Now()}
+			ev := enforce.Event{Change: enforce.Added, Route: attack, Answer: sys.edge(enforce.Added, &attack), Seen: time.Now(), Removed: true}
 			if !ev.Answer.Delete { // as the fake has no such route, it is as good as deleted
 				t.Fatalf("the edge answered %+v", ev.Answer)
 			}

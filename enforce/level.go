@@ -100,11 +100,16 @@ func (e *Enforcer) settleTable(ctx context.Context) (settled bool, err error) {
 	e.secure()
 	// It is the first look until it is settled: a reading can bring to light what
 	// the last one hid (IPv6 routes between the legs of a multipath route). What
-	// stayed because it could not be written down stood before the next look too.
+	// stayed because it could not be written down stood before the next look too. The
+	// edge path waits for neither: it would leave to the loop what the loop cannot do.
 	defer func() {
-		if e.baseline = e.baseline && (err != nil || e.unwritten); !e.baseline {
-			e.before = e.policy()
+		if err != nil {
+			return
 		}
+		if !e.unwritten {
+			e.baseline, e.before = false, e.policy()
+		}
+		e.arm()
 	}()
 	for range rounds {
 		settled, err = e.round(ctx)
@@ -281,7 +286,7 @@ func (e *Enforcer) carryOut(ctx context.Context, actions []plan.Action, on occas
 	for i := range actions {
 		a := &actions[i]
 		errs[i] = e.displaced(errs[i])
-		crossed = append(crossed, e.outcome(a, errs[i], ids[i])...)
+		crossed = append(crossed, e.outcome(a, errs[i], ids[i], on)...)
 		e.note(a, errs[i], on)
 		progress = progress || (errs[i] == nil && a.Kind != plan.Forget)
 	}
@@ -291,17 +296,28 @@ func (e *Enforcer) carryOut(ctx context.Context, actions []plan.Action, on occas
 }
 
 // outcome returns the entries that an action's result crosses out.
-func (e *Enforcer) outcome(a *plan.Action, err error, id uint64) []uint64 {
+func (e *Enforcer) outcome(a *plan.Action, err error, id uint64, on occasion) []uint64 {
 	already := errors.Is(err, ErrAlready)
 	switch {
 	case a.Kind == plan.Forget, a.Kind == plan.Restore && (err == nil || already || errors.Is(err, ErrGone)):
 		return []uint64{a.Held}
-	case a.Kind == plan.Remove && err != nil && !already && id != 0 && id != a.Held:
+	case a.Kind != plan.Remove || id == 0 || id == a.Held: // not written down anew
+		return nil
+	case err != nil && !already:
 		return []uint64{id} // it still stands
-	case a.Kind == plan.Remove && a.Held != 0 && id != 0 && id != a.Held:
+	case already && on.events != nil && !e.isHeld(a):
+		return []uint64{id} // an announcement waited so long that its owner has taken it back
+	case a.Held != 0:
 		return []uint64{a.Held} // the newer copy is held now
 	}
 	return nil
+}
+
+// isHeld reports whether the very route of a removal was held before, whatever its
+// lifetime was.
+func (e *Enforcer) isHeld(a *plan.Action) bool {
+	h := e.held.get(a.Held)
+	return h != nil && h.Route.Same(a.Route)
 }
 
 // writeDown journals what must come back and returns the actions that may be

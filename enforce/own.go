@@ -137,7 +137,7 @@ func (e *Enforcer) reload(ctx context.Context, own []Session) (Reloaded, error) 
 	}
 	for _, s := range next {
 		if o := e.sessionNamed(s.Tunnel); o != nil {
-			o.Session = s.Session
+			o.become(s.Session)
 		} else {
 			e.sessions = append(e.sessions, s)
 		}

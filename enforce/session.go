@@ -64,7 +64,8 @@ func (e *Enforcer) open(ctx context.Context, s Session) (SessionStatus, error) {
 	if named := linkNamed(facts.Links, s.Tunnel); named != nil && named.Index != o.link {
 		o.link = 0 // another interface has the name now, and it is the one that is meant
 	}
-	o.Session, o.asked = s, asked
+	o.become(s)
+	o.asked = asked
 	e.log.info("session", "tunnel", s.Tunnel, "protect", s.Protect, "exclude", s.Exclude, "servers", s.Servers)
 	e.level(ctx, "session opened")
 	e.keepSessions()
@@ -138,7 +139,15 @@ func (e *Enforcer) end(s *session) {
 }
 
 // leave notes that a session is in the policy no longer.
-func (e *Enforcer) leave(s *session) { e.closing, e.left = s, time.Now() }
+func (e *Enforcer) leave(s *session) { e.closing, s.tally.changed = s, time.Now() }
+
+// become makes a session what is asked of it now.
+func (s *session) become(wish Session) {
+	if !equalWish(wish, s.Session) {
+		s.tally.changed = time.Now()
+	}
+	s.Session = wish
+}
 
 // tidy sorts and merges a session's lists, so that equal sessions are equal.
 func tidy(s Session) Session {
@@ -300,11 +309,26 @@ func (e *Enforcer) look(ctx context.Context) error {
 	e.completeServers(ctx)
 	e.doubt(ctx)
 	e.rebuild()
+	e.meetLinks()
 	if e.unkept {
 		e.unkept = false
 		e.keepSessions()
 	}
 	return nil
+}
+
+// meetLinks lets the edge path know the interfaces that were looked at. It comes after
+// the policy: by then a tunnel that is back is known for what it is.
+func (e *Enforcer) meetLinks() {
+	links := e.facts.Links
+	if len(links) == len(e.linkSet) && !slices.ContainsFunc(links, func(l plan.Link) bool { return !e.linkSet[l.Index] }) {
+		return
+	}
+	e.linkSet = make(map[uint32]bool, len(links))
+	for i := range links {
+		e.linkSet[links[i].Index] = true
+	}
+	e.setPolicy(e.policy())
 }
 
 // follow brings a session up to its tunnel interface.

@@ -13,6 +13,10 @@ import (
 // well as by the loop. What is told of it may be grouped, never what is counted.
 type tally struct {
 	removed, readded, restored atomic.Uint64
+
+	// changed is when the session left, or was last asked to protect something else. It
+	// is the loop's.
+	changed time.Time
 }
 
 // count adds what an answer changed, once.

@@ -65,8 +65,9 @@ type Input struct {
 	Held     []Held
 	Links    []Link
 	Baseline bool // the first look under this policy: what stands was there before
-	// Before is the policy by which the table was last right, nil for none. What
-	// conflicts with it came since, while connected, whatever Baseline says.
+	// Before is the policy by which the table was last right, nil where none is known.
+	// What conflicts with it came since, while connected. What does not stood before,
+	// whatever the policy has learnt or lost: Baseline is asked only where it is nil.
 	Before *Policy
 }
 
@@ -360,9 +361,13 @@ func (m *maker) remove() {
 	}
 }
 
-// stood reports whether a route was there before what it conflicts with.
+// stood reports whether a route was there before what it conflicts with: the policy
+// by which the table was last right let it stand, whatever it is that changed since.
 func (m *maker) stood(r *Route) bool {
-	return m.in.Baseline && (m.in.Before == nil || Judge(m.in.Before, r).Decision != Conflict)
+	if m.in.Before == nil {
+		return m.in.Baseline
+	}
+	return Judge(m.in.Before, r).Decision != Conflict
 }
 
 // MayTake reports whether a delete that names r can take o: a system need not tell
