@@ -206,6 +206,23 @@ func TestReload(t *testing.T) {
 	}
 }
 
+// TestRefusedReload: what a refused file says is not what a hook is joined with.
+func TestRefusedReload(t *testing.T) {
+	sys := newHost(t)
+	own := said
+	own.OtherTable = nil // no rule leads to a table of the VPN's own here
+	e, _ := run(t, sys, &enforcetest.Journal{}, enforce.Options{Own: []enforce.Session{own}})
+	other := own
+	other.ExcludeInterfaces = nil
+	if _, err := e.Reload(t.Context(), []enforce.Session{other, {Tunnel: "wg1", Rearm: true}}); err == nil {
+		t.Fatal("a session that protects nothing was taken")
+	}
+	open(t, e, told)
+	if got := wishes(t, e); !strings.Contains(got, "docker*") {
+		t.Errorf("joined with the refused file: %s", got)
+	}
+}
+
 func tunnel(name string, index uint32) plan.Link {
 	return plan.Link{Index: index, Name: name, Up: true}
 }

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/culvert-project/culvert/enforce/plan"
 )
 
@@ -37,6 +39,23 @@ func corpusRoutes(t *testing.T) (out []plan.Route) {
 	return out
 }
 
+// inTable puts a message's route into another table: the header says which, and an
+// attribute once more.
+func inTable(msg string, table byte) string {
+	b := []byte(msg)
+	b[4] = table
+	for rest := b[unix.SizeofRtMsg:]; ; {
+		a, next, ok := nextAttr(rest)
+		if !ok {
+			return string(b)
+		}
+		if a.typ == unix.RTA_TABLE {
+			native.PutUint32(a.value, uint32(table))
+		}
+		rest = next
+	}
+}
+
 // TestCheckRoute: of a journal's routes those pass that a kernel said, and no
 // altered one does. What passes can be put back without a panic.
 func TestCheckRoute(t *testing.T) {
@@ -60,6 +79,7 @@ func TestCheckRoute(t *testing.T) {
 			"source":      func(r *plan.Route) { r.PrefSrc = netip.MustParseAddr("203.0.113.9") },
 			"one byte":    func(r *plan.Route) { r.Raw = r.Raw[:1] },
 			"11 bytes":    func(r *plan.Route) { r.Raw = r.Raw[:11] },
+			"table":       func(r *plan.Route) { r.Raw = inTable(r.Raw, unix.RT_TABLE_DEFAULT) },
 		}
 		if r.NexthopID == 0 {
 			altered["leg"] = func(r *plan.Route) { r.Hop.Link += 1000 }
