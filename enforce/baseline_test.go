@@ -184,6 +184,20 @@ func (s *unreadable) set(broken bool) {
 	s.broken = broken
 }
 
+// late is an unreadable System whose events the test tells itself.
+type late struct {
+	*unreadable
+	edge enforce.Edge
+	sink *enforce.Sink
+}
+
+func (s *late) Watch(ctx context.Context, edge enforce.Edge, sink *enforce.Sink, ready func()) error {
+	s.edge, s.sink = edge, sink
+	ready()
+	<-ctx.Done()
+	return nil
+}
+
 // TestTableUnreadableAsTheSessionOpens: what is announced is removed all the same, and
 // written down, for it may have stood.
 func TestTableUnreadableAsTheSessionOpens(t *testing.T) {

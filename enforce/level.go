@@ -11,8 +11,10 @@ import (
 	"github.com/culvert-project/culvert/enforce/plan"
 )
 
-// pacer says when the table is read: at once when it has been quiet, and never
-// so often that reading takes most of the time, but always in the end.
+// pacer says when the table is read: at once when it has been quiet, and else after a
+// pause that grows with what a reading takes, but not without end. A reading may have
+// taken long because the process or the machine stood still: nobody may be deaf for
+// that.
 type pacer struct {
 	timer *time.Timer
 	at    time.Time // when the timer fires
@@ -23,6 +25,7 @@ type pacer struct {
 
 const (
 	shortestPause = 20 * time.Millisecond
+	longestPause  = time.Second
 	pauseFactor   = 4 // of the time that a reading takes
 	retryPause    = time.Second
 )
@@ -36,10 +39,17 @@ func (p *pacer) due() <-chan time.Time {
 }
 
 // want asks for a reading after a pause at least, counted from the last one.
-// A wish can only bring the next reading nearer, so a flood of them cannot
-// postpone it.
 func (p *pacer) want(why string, pause time.Duration) {
-	at := p.last.Add(max(pause, pauseFactor*p.took))
+	p.wish(why, max(pause, pauseFactor*p.took))
+}
+
+// hurry asks for a reading because something is wrong already, or a tunnel may be
+// there: the pause is no longer than a reading takes.
+func (p *pacer) hurry(why string) { p.wish(why, max(shortestPause, p.took)) }
+
+// wish can only bring the next reading nearer, so a flood of wishes cannot postpone it.
+func (p *pacer) wish(why string, pause time.Duration) {
+	at := p.last.Add(min(pause, longestPause))
 	if p.timer != nil && !at.Before(p.at) {
 		return
 	}

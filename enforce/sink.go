@@ -16,6 +16,7 @@ type Sink struct {
 	events chan Event
 	dirty  chan string
 	lost   atomic.Uint64
+	hurry  atomic.Bool  // one of the reasons in dirty cannot wait
 	hinted atomic.Int64 // when the first hint came that was not taken yet, in ns since 1970; 0: none
 
 	mu      sync.Mutex // guards grouped; held for the time of a look-up
@@ -69,6 +70,12 @@ func (s *Sink) Dirty(why string) {
 	case s.dirty <- why:
 	default:
 	}
+}
+
+// Hurry is Dirty for what cannot wait as long: an interface came or went, say.
+func (s *Sink) Hurry(why string) {
+	s.hurry.Store(true)
+	s.Dirty(why)
 }
 
 // takeHint returns when the first hint came that was not taken yet, or the zero time.

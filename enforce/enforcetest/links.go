@@ -35,7 +35,7 @@ func (t *Table) AddLink(l plan.Link) {
 	addrs := l.Addrs
 	l.Addrs = nil
 	t.links = append(t.links, l)
-	t.hint("link added")
+	t.hurry("link added")
 	for _, a := range addrs {
 		_ = t.AddAddress(l.Index, a)
 	}
@@ -49,7 +49,7 @@ func (t *Table) DeleteLink(index uint32) error {
 	}
 	t.flush(index, true)
 	t.links = slices.Delete(t.links, i, i+1)
-	t.hint("link deleted")
+	t.hurry("link deleted")
 	return nil
 }
 
@@ -75,7 +75,7 @@ func (t *Table) SetUp(index uint32, up bool) error {
 		l.Addrs = slices.DeleteFunc(l.Addrs, func(p netip.Prefix) bool { return p.Addr().Is6() })
 		t.flush(index, false)
 	}
-	t.hint("link changed")
+	t.hurry("link changed")
 	return nil
 }
 
@@ -86,7 +86,7 @@ func (t *Table) Rename(index uint32, name string) error {
 		return ErrNoLink
 	}
 	l.Name = name
-	t.hint("link changed")
+	t.hurry("link changed")
 	return nil
 }
 

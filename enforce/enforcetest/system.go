@@ -88,7 +88,7 @@ func (s *System) heard(a announcement) {
 	switch {
 	case s.wake == nil:
 		return
-	case a.change != hint && s.fault.lose > 0:
+	case a.change != hint && a.change != urgent && s.fault.lose > 0:
 		s.fault.lose--
 		return
 	case s.fault.overrun > 0:
@@ -154,8 +154,12 @@ func (s *System) next() (a announced, ok bool, err error) {
 
 // serve brings one announcement to the edge and carries out its answer.
 func (s *System) serve(a announced, edge enforce.Edge, sink *enforce.Sink) {
-	if a.change == hint {
+	switch a.change {
+	case hint:
 		sink.Dirty(a.why)
+		return
+	case urgent:
+		sink.Hurry(a.why)
 		return
 	}
 	ev := enforce.Event{Change: enforce.Added, Route: a.route, Seen: time.Now(), Port: a.port, Process: s.process(a.port)}

@@ -79,7 +79,8 @@ type happening uint8
 const (
 	added happening = iota
 	deleted
-	hint // something happened that may have changed the table
+	hint   // something happened that may have changed the table
+	urgent // the same, of an interface
 )
 
 func (t *Table) say(c happening, r plan.Route) {
@@ -91,6 +92,13 @@ func (t *Table) say(c happening, r plan.Route) {
 func (t *Table) hint(why string) {
 	if t.hear != nil {
 		t.hear(announcement{change: hint, why: why})
+	}
+}
+
+// hurry is a hint that an interface changed.
+func (t *Table) hurry(why string) {
+	if t.hear != nil {
+		t.hear(announcement{change: urgent, why: why})
 	}
 }
 

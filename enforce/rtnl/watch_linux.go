@@ -215,7 +215,7 @@ func (w *watcher) other(typ uint16, body []byte) {
 		w.nh.remove(body)
 		w.sink.Dirty("nexthop object deleted")
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
-		w.sink.Dirty("interface changed")
+		w.sink.Hurry("interface changed")
 	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
 		w.sink.Dirty("address changed")
 	case unix.RTM_NEWRULE, unix.RTM_DELRULE:
