@@ -100,3 +100,38 @@ func TestDeathBetweenDeleteAndPutBack(t *testing.T) {
 		t.Errorf("after\n%s\nbefore\n%s", after, before)
 	}
 }
+
+// TestEdgeSparesLookAlikes: what the kernel may find first for a delete stays where it
+// is excluded by the operator. The edge path does not wait for a disk, so it leaves
+// such a conflict to the loop, which writes down what the delete may take.
+func TestEdgeSparesLookAlikes(t *testing.T) {
+	const docker0 = eth0 + 30
+	sys, j := newHost(t), &enforcetest.Journal{}
+	do(t, sys, 0, func(tb *enforcetest.Table) error {
+		tb.AddLink(plan.Link{Index: docker0, Name: "docker0", Up: true})
+		return nil
+	})
+	victim := via("172.31.5.0/24", "", docker0)
+	conflict := victim.WithHops(victim.Hop, plan.Hop{Link: eth0})
+	s := split
+	s.ExcludeInterfaces = []string{"docker0"}
+	add(t, sys, victim)
+	e, stop := run(t, &slip{System: sys, journal: j, victim: victim}, j, enforce.Options{})
+	open(t, e, s)
+	before := sys.Text()
+	add(t, sys, conflict)
+	eventually(t, "the process dies in the loop's delete", func() bool {
+		got := linesOf(sys, "172.31.5.0/24")
+		return len(got) == 1 && strings.Contains(got[0], "dev 2")
+	})
+	_ = stop()
+	sys.Resume()
+	j.Resume()
+	if _, err := enforce.Recover(t.Context(), sys, j, enforce.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	_ = sys.Do(0, func(tb *enforcetest.Table) error { return tb.DeleteExact(conflict) })
+	if after := sys.Text(); after != before {
+		t.Errorf("after\n%s\nbefore\n%s", after, before)
+	}
+}

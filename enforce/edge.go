@@ -20,6 +20,9 @@ func (e *Enforcer) edge(change Change, r *plan.Route) Answer {
 	} else {
 		answerAdded(v, r, &a)
 	}
+	if a.Delete && e.stay.Load().risks(r) {
+		a.Delete = false // what the delete may take is written down first
+	}
 	a.tally = v.tallyOf(a.Verdict.Entry)
 	return a
 }
@@ -170,7 +173,7 @@ func (e *Enforcer) amends(ctx context.Context, ev Event) {
 		return
 	}
 	// It cannot stand now: hold it like any other, so that it is not lost.
-	if _, err := e.hold([]plan.Route{ev.Route}, []bool{false}, false); err != nil {
+	if _, err := e.hold([]holding{{route: ev.Route}}, false); err != nil {
 		e.log.error("route lost", "route", e.text(&ev.Route), "err", errors.Join(errs[0], err))
 	}
 }
@@ -207,26 +210,21 @@ func (e *Enforcer) eventRemoved(ev Event) {
 // renew replaces the held copy of a route by the newer one that its owner added.
 func (e *Enforcer) renew(r *plan.Route) {
 	id := e.held.superseded(r)
-	if id == 0 || !e.mustWrite(&plan.Action{Kind: plan.Remove, Route: *r, Hold: true, Held: id}) {
+	a := plan.Action{Kind: plan.Remove, Route: *r, Hold: true, Held: id}
+	switch {
+	case id == 0:
+		return
+	case e.renewsLife(&a):
+		e.relive(id, r)
+		return
+	case !e.mustWrite(&a):
 		return
 	}
-	if _, err := e.hold([]plan.Route{e.newer(id, r)}, []bool{e.heldFirst(id)}, false); err != nil {
+	if _, err := e.hold([]holding{e.replacing(id, r, false)}, false); err != nil {
 		e.log.error("write journal", "route", e.text(r), "err", err)
 		return // the older copy is still held
 	}
 	e.forget(id)
-}
-
-// newer returns what is to be held in place of an entry. One that differs in its
-// lifetime alone keeps the bytes it had: the kernel announces a route of a router
-// advertisement before it has set the hop limit.
-func (e *Enforcer) newer(id uint64, r *plan.Route) plan.Route {
-	if h := e.held.get(id); h != nil && h.Route.Same(*r) {
-		kept := h.Route
-		kept.Expires = r.Expires
-		return kept
-	}
-	return *r
 }
 
 // written are routes that must come back, to be written down together and then

@@ -66,7 +66,7 @@ type Facts struct {
 	Rules    []Rule             // in the order that they are asked; nil where there are none
 	Tables   map[string]Content // of the tables that rules ask before main
 	Local    []plan.Route       // of table local, those that follow from no address of this host
-	Uptime   time.Duration      // since boot, sleep included
+	Uptime   time.Duration      // since boot, by the clock that routes' lifetimes go by
 }
 
 // Content is what a table holds.

@@ -41,6 +41,7 @@ type Enforcer struct {
 	log     *limitedLog
 
 	view  atomic.Pointer[view] // what the edge path judges by
+	stay  atomic.Pointer[staying]
 	sink  *Sink
 	calls chan func(context.Context)
 	wakes chan string
@@ -57,16 +58,17 @@ type Enforcer struct {
 	written   written
 	hinted    time.Time // when the first event came that the next reading has to settle
 	lastID    uint64
+	lives     map[uint64]bool // held routes whose renewed lifetimes are not written down yet
+	livesAt   time.Duration   // uptime when those were written down last
 	marks     marks
-	shadowed  map[netip.Prefix][]plan.Route // that the last reading found to stay
-	unmarked  bool                          // the marks could not be written down
-	baseline  bool                          // the policy grew since the table was last judged
-	before    *plan.Policy                  // by which it was right last
-	armed     *plan.Policy                  // by which it was read last: what the edge path may delete at once
-	linkSet   map[uint32]bool               // the interfaces that were looked at; never changed once it is seen
-	unkept    bool                          // what the session store knows of a tunnel is old
-	unwritten bool                          // the last reading's removals could not all be written down
-	insecure  error                         // why a crash would lose what is held: the journal was taken away
+	unmarked  bool            // the marks could not be written down
+	baseline  bool            // the policy grew since the table was last judged
+	before    *plan.Policy    // by which it was right last
+	armed     *plan.Policy    // by which it was read last: what the edge path may delete at once
+	linkSet   map[uint32]bool // the interfaces that were looked at; never changed once it is seen
+	unkept    bool            // what the session store knows of a tunnel is old
+	unwritten bool            // the last reading's removals could not all be written down
+	insecure  error           // why a crash would lose what is held: the journal was taken away
 	facts     Facts
 	carried   []string  // the transports of the policy's sessions
 	lookedAt  time.Time // when facts were read
@@ -80,6 +82,25 @@ type Enforcer struct {
 	reported  reports
 	pace      pacer
 	done      func(*plan.Action) // told of each success, when not nil
+}
+
+// staying are the routes that the last reading found to stay in the places of
+// conflicts, or where some may come: a delete may take one of them by mistake.
+type staying map[netip.Prefix][]plan.Route
+
+// risks reports whether a delete of r may take a route that stays in the very place:
+// by then the kernel may find that one first. One of a higher metric it finds only
+// when r went by itself.
+func (s *staying) risks(r *plan.Route) bool {
+	if len(*s) == 0 {
+		return false
+	}
+	for _, o := range (*s)[r.Dst] {
+		if r.MayTake(&o) && r.Slot() == o.Slot() {
+			return true
+		}
+	}
+	return false
 }
 
 // view is the edge path's share of the state.
@@ -119,6 +140,7 @@ func New(sys System, j Journal, opt Options) *Enforcer {
 	for _, s := range opt.Own {
 		e.own = append(e.own, tidy(s))
 	}
+	e.stay.Store(&staying{})
 	nothing := &plan.Policy{} // by which every table is right
 	e.before, e.armed = nothing, nothing
 	e.setPolicy(nothing)

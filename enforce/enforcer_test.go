@@ -289,24 +289,6 @@ func TestRestoreAll(t *testing.T) {
 	}
 }
 
-func TestHeldCopyIsRenewed(t *testing.T) {
-	sys := newHost(t)
-	add(t, sys, via("172.31.5.0/24", "192.168.1.66", eth0))
-	e, _ := run(t, sys, &enforcetest.Journal{}, enforce.Options{})
-	open(t, e, split)
-	add(t, sys, via("172.31.5.0/24", "192.168.1.77", eth0))
-	eventually(t, "the newer copy is held", func() bool {
-		held := status(t, e).Held
-		return len(held) == 1 && strings.Contains(held[0].Route, "192.168.1.77")
-	})
-	if _, err := e.Close(t.Context(), "tun0"); err != nil {
-		t.Fatal(err)
-	}
-	if text := sys.Text(); !strings.Contains(text, "192.168.1.77") || strings.Contains(text, "192.168.1.66") {
-		t.Errorf("restored:\n%s", text)
-	}
-}
-
 func TestAuditChangesNothing(t *testing.T) {
 	sys := newHost(t)
 	add(t, sys, via("172.31.5.0/24", "192.168.1.66", eth0))

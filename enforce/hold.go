@@ -1,6 +1,7 @@
 package enforce
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -9,24 +10,77 @@ import (
 	"github.com/culvert-project/culvert/enforce/plan"
 )
 
+// holding is a route to write down, and its place among the equals of its slot.
+type holding struct {
+	route plan.Route
+	place uint64 // of the older copy that it replaces; 0: a place of its own
+	first bool
+}
+
+// replacing is a holding that has the place of a held route, when the ID is one.
+func (e *Enforcer) replacing(id uint64, r *plan.Route, first bool) holding {
+	if h := e.held.get(id); h != nil {
+		return holding{route: *r, place: cmp.Or(h.Place, h.ID), first: h.First}
+	}
+	return holding{route: *r, first: first}
+}
+
 // hold writes routes down. They are durable when it returns their entries' IDs.
 // Placed says that they were read together with the facts: then the networks of
 // their interfaces are written down too.
-func (e *Enforcer) hold(routes []plan.Route, first []bool, placed bool) ([]uint64, error) {
+func (e *Enforcer) hold(routes []holding, placed bool) ([]uint64, error) {
 	if len(routes) == 0 {
 		return nil, nil
 	}
 	now := time.Now()
 	entries := make([]Entry, len(routes))
 	ids := make([]uint64, len(routes))
-	for i, r := range routes {
+	for i, h := range routes {
 		ids[i] = e.lastID + uint64(i) + 1
-		entries[i] = Entry{ID: ids[i], Route: r, Links: e.linkIDs(&r), Taken: e.uptime(now), Since: now, First: first[i]}
+		entries[i] = Entry{ID: ids[i], Route: h.route, Links: e.linkIDs(&h.route), Taken: e.uptime(now), Since: now, Place: h.place, First: h.first}
 		if placed {
-			entries[i].Nets = plan.Nets(&r, e.link)
+			entries[i].Nets = plan.Nets(&h.route, e.link)
 		}
 	}
 	return ids, e.write(entries)
+}
+
+// livesPause is how often lifetimes that were renewed are written down. Each router
+// advertisement renews some, and anybody on the link can send thousands a second: a
+// disk must not be waited for each time. A crash costs held routes that much of their
+// lives, and the next advertisement makes up for it.
+const livesPause = time.Minute
+
+// relive renews the lifetime of a held route that its owner added again. It keeps the
+// bytes that it had: the kernel announces a route of a router advertisement before it
+// has set the hop limit.
+func (e *Enforcer) relive(id uint64, r *plan.Route) {
+	h := e.held.get(id)
+	h.Route.Expires, h.Taken = r.Expires, e.uptime(time.Now())
+	if e.lives == nil {
+		e.lives = map[uint64]bool{}
+	}
+	e.lives[id] = true
+}
+
+// writeLives writes down the lifetimes that were renewed, when it is time to.
+func (e *Enforcer) writeLives() {
+	now := e.uptime(time.Now())
+	if len(e.lives) == 0 || now-e.livesAt < livesPause {
+		return
+	}
+	var entries []Entry
+	for id := range e.lives {
+		if h := e.held.get(id); h != nil {
+			entries = append(entries, *h)
+		}
+	}
+	if e.livesAt, e.lives = now, nil; len(entries) == 0 {
+		return
+	}
+	if err := e.journal.Hold(entries); err != nil {
+		e.log.error("renewed lifetimes are not written down", "routes", len(entries), "err", err)
+	}
 }
 
 // write makes entries durable that have the next IDs.
@@ -68,7 +122,11 @@ func (e *Enforcer) displaced(err error) error {
 	if !errors.As(err, &d) {
 		return err
 	}
-	if _, failed := e.hold(d.Routes, make([]bool, len(d.Routes)), false); failed != nil {
+	displaced := make([]holding, len(d.Routes))
+	for i := range d.Routes {
+		displaced[i].route = d.Routes[i]
+	}
+	if _, failed := e.hold(displaced, false); failed != nil {
 		e.log.error("routes lost", "first", e.text(&d.Routes[0]), "routes", len(d.Routes), "err", errors.Join(d.Why, failed))
 	}
 	e.wantLevel("a route was displaced")
@@ -80,20 +138,20 @@ func (e *Enforcer) displaced(err error) error {
 // the entries. They are crossed out after it. Where they cannot be written the
 // deletes are made all the same: they hardly ever take a wrong one.
 func (e *Enforcer) holdAtRisk(actions []plan.Action) []uint64 {
-	var routes []plan.Route
+	var routes []holding
 	for i := range actions {
 		a := &actions[i]
 		if a.Kind != plan.Remove {
 			continue
 		}
-		for _, o := range e.shadowed[a.Route.Dst] {
-			if a.Route.MayTake(&o) && !slices.ContainsFunc(routes, o.Same) {
-				routes = append(routes, o)
+		for _, o := range (*e.stay.Load())[a.Route.Dst] {
+			if a.Route.MayTake(&o) && !slices.ContainsFunc(routes, func(h holding) bool { return h.route.Same(o) }) {
+				// First: it would have been found ahead of the one that was meant.
+				routes = append(routes, holding{route: o, first: true})
 			}
 		}
 	}
-	first := slices.Repeat([]bool{true}, len(routes)) // it would have been found ahead of the one that was meant
-	ids, err := e.hold(routes, first, false)
+	ids, err := e.hold(routes, false)
 	if err != nil {
 		e.log.error("routes that a delete may take by mistake are not written down", "routes", len(routes), "err", err)
 		return nil
@@ -113,18 +171,13 @@ func (e *Enforcer) forget(ids ...uint64) {
 	e.held.remove(ids...)
 }
 
-func (e *Enforcer) heldFirst(id uint64) bool {
-	h := e.held.get(id)
-	return h != nil && h.First
-}
-
 // planHeld is the held routes as the decision wants them.
 func (e *Enforcer) planHeld() []plan.Held {
 	now := e.uptime(time.Now())
 	out := make([]plan.Held, 0, e.held.len())
 	for h := range e.held.all() {
 		age := max(0, now-h.Taken)
-		out = append(out, plan.Held{ID: h.ID, Route: h.Route, Age: uint32(age / time.Second), First: h.First, Nets: h.Nets})
+		out = append(out, plan.Held{ID: h.ID, Route: h.Route, Age: uint32(age / time.Second), Place: h.Place, First: h.First, Nets: h.Nets})
 	}
 	return out
 }

@@ -16,7 +16,8 @@ type Journal interface {
 	// Load returns the entries that are not crossed out, oldest first.
 	Load() ([]Entry, error)
 	// Hold writes the entries down. They are durable when it returns nil;
-	// otherwise none may be relied on.
+	// otherwise none may be relied on. One whose ID is held already takes the place
+	// of what it said; should that fail, what it said stands.
 	Hold(entries []Entry) error
 	// Forget crosses entries out. Unknown IDs are ignored.
 	Forget(ids []uint64) error
@@ -27,8 +28,9 @@ type Entry struct {
 	ID    uint64         `json:"id"`
 	Route plan.Route     `json:"route"`
 	Links []LinkID       `json:"links"` // the interfaces of its legs, as they were
-	Taken time.Duration  `json:"taken"` // uptime when it was removed
+	Taken time.Duration  `json:"taken"` // uptime when it was removed, or its lifetime was renewed
 	Since time.Time      `json:"since"`
+	Place uint64         `json:"place,omitempty"` // of an older copy that it replaced; see plan.Held
 	First bool           `json:"first,omitempty"`
 	Nets  []netip.Prefix `json:"nets,omitempty"` // the networks that its interfaces were in
 }

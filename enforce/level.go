@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"time"
 
@@ -88,6 +87,7 @@ func (e *Enforcer) level(ctx context.Context, why string) {
 	defer func() { e.hinted = time.Time{} }()
 	e.tellRest()
 	settled, err := e.settleTable(ctx)
+	e.writeLives()
 	e.pace.read(start)
 	if err != nil {
 		e.failAll(err)
@@ -141,10 +141,7 @@ func (e *Enforcer) round(ctx context.Context) (settled bool, err error) {
 	e.markPolicy(pl.Policy)
 	e.setPolicy(pl.Policy) // before acting: the edge path must spare our pinholes
 	e.reported.begin()
-	e.shadowed = map[netip.Prefix][]plan.Route{}
-	for _, r := range pl.Shadowed {
-		e.shadowed[r.Dst] = append(e.shadowed[r.Dst], r)
-	}
+	e.noteStaying(&pl)
 	e.takeIn(&pl)
 	e.unwritten = false
 	progress := false
@@ -162,6 +159,15 @@ func (e *Enforcer) round(ctx context.Context) (settled bool, err error) {
 	e.verify(ctx, pl.Missing)
 	e.settle(pl.Missing)
 	return true, nil
+}
+
+// noteStaying notes which routes a delete may take by mistake.
+func (e *Enforcer) noteStaying(pl *plan.Plan) {
+	stay := staying{}
+	for _, r := range slices.Concat(pl.Shadowed, pl.Reported) {
+		stay[r.Dst] = append(stay[r.Dst], r)
+	}
+	e.stay.Store(&stay)
 }
 
 // unknownLinks reports whether a plan removes routes of an interface that came after
@@ -334,15 +340,16 @@ func (e *Enforcer) isHeld(a *plan.Action) bool {
 // carried out, with the entry of each. What cannot be written down is not
 // deleted.
 func (e *Enforcer) writeDown(actions []plan.Action, placed bool) ([]plan.Action, []uint64) {
-	var routes []plan.Route
-	var first []bool
+	var routes []holding
 	for i := range actions {
-		if e.mustWrite(&actions[i]) {
-			routes = append(routes, actions[i].Route)
-			first = append(first, actions[i].First)
+		switch a := &actions[i]; {
+		case e.mustWrite(a):
+			routes = append(routes, e.replacing(a.Held, &a.Route, a.First))
+		case e.renewsLife(a):
+			e.relive(a.Held, &a.Route)
 		}
 	}
-	written, err := e.hold(routes, first, placed)
+	written, err := e.hold(routes, placed)
 	if err != nil {
 		return e.leaveOut(actions, err)
 	}
@@ -359,13 +366,20 @@ func (e *Enforcer) writeDown(actions []plan.Action, placed bool) ([]plan.Action,
 }
 
 // mustWrite reports whether a removal needs an entry of its own: one that is
-// held already in the same form does not.
+// held already does not, unless its owner changed what only its bytes say. Those of
+// a route with a lifetime are its first ones: see relive.
 func (e *Enforcer) mustWrite(a *plan.Action) bool {
 	if a.Kind != plan.Remove || !a.Hold {
 		return false
 	}
 	h := e.held.get(a.Held)
-	return h == nil || !h.Route.Same(a.Route) || a.Route.Expires != 0
+	return h == nil || !h.Route.Same(a.Route) || a.Route.Expires == 0 && h.Route.Expires == 0 && h.Route.Raw != a.Route.Raw
+}
+
+// renewsLife reports whether a removal is of a held route whose lifetime was renewed.
+func (e *Enforcer) renewsLife(a *plan.Action) bool {
+	h := e.held.get(a.Held)
+	return a.Kind == plan.Remove && a.Hold && h != nil && h.Route.Same(a.Route) && (a.Route.Expires != 0 || h.Route.Expires != 0)
 }
 
 // leaveOut drops the removals that could not be written down, and says so.

@@ -119,6 +119,9 @@ func (e *Enforcer) preview(pl *plan.Plan) Preview {
 	pr := Preview{Actions: []PreviewAction{}, Missing: append([]netip.Prefix{}, pl.Missing...),
 		Reported: []string{}, Unenforceable: []string{}, Notes: []string{}}
 	for i := range pl.Actions {
+		if pl.Actions[i].Kind == plan.Lift { // it is part of a restore
+			continue
+		}
 		pr.Actions = append(pr.Actions, e.previewAction(&pl.Actions[i]))
 	}
 	for i := range pl.Reported {

@@ -37,6 +37,10 @@ func (j *Journal) Hold(entries []enforce.Entry) error {
 	return j.step("hold", func() {
 		for _, e := range entries {
 			e.Links = slices.Clone(e.Links)
+			if i := slices.IndexFunc(j.entries, func(o enforce.Entry) bool { return o.ID == e.ID }); i >= 0 {
+				j.entries[i] = e
+				continue
+			}
 			j.entries = append(j.entries, e)
 		}
 	})

@@ -297,7 +297,7 @@ func (s *System) apply(a plan.Action) error {
 		return explain(s.table.give(a.Route, a.First))
 	case plan.Restore:
 		return explain(s.table.giveBack(a))
-	case plan.Remove, plan.Withdraw:
+	case plan.Remove, plan.Lift, plan.Withdraw:
 		return explain(s.table.DeleteExact(a.Route))
 	}
 	return nil

@@ -42,7 +42,7 @@ func (s *System) apply(a *plan.Action, going []plan.Route) error {
 		return s.put(&a.Route, going)
 	case plan.Restore:
 		return s.restore(&a.Route, a.Age)
-	case plan.Remove, plan.Withdraw:
+	case plan.Remove, plan.Lift, plan.Withdraw:
 		return s.remove(&a.Route)
 	}
 	return nil
@@ -118,6 +118,13 @@ func (e *entry) serves(r *plan.Route) bool {
 	return e.Hop == r.Hop && e.Type == r.Type && (r.Origin != plan.Own || e.Origin == plan.Own)
 }
 
+// succeeds reports whether a standing route may be a newer copy by the same owner of
+// one that was held, by whatever gateway: where there is room for one alone, it has
+// taken over the place.
+func (e *entry) succeeds(r *plan.Route) bool {
+	return e.Slot() == r.Slot() && e.Hop.Link == r.Hop.Link && e.Protocol == r.Protocol && e.Type == r.Type
+}
+
 func (s *System) restore(r *plan.Route, age uint32) error {
 	if r.Expires != 0 && age >= r.Expires {
 		return nil // its lifetime ended: the kernel would have dropped it
@@ -135,7 +142,7 @@ func (s *System) restore(r *plan.Route, age uint32) error {
 		if err := s.delete(old); err != nil {
 			return err
 		}
-	case old.Replaces(r):
+	case old.succeeds(r):
 		return fmt.Errorf("restore %v: %w: its owner added a newer one", r.Dst, enforce.ErrGone)
 	default:
 		return fmt.Errorf("restore %v: %w: %w", r.Dst, enforce.ErrNotNow, errTaken)

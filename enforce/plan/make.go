@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 )
 
 // Link is what the decision needs to know of an interface.
@@ -24,7 +25,8 @@ type Held struct {
 	ID    uint64 // given by whoever holds it; ascending in the order of removal
 	Route Route
 	Age   uint32         // seconds since it was removed
-	First bool           // it stood before a route of the same slot that stayed
+	Place uint64         // the ID of the first that was held in its place: its own, or that of an older copy; 0 is its own
+	First bool           // no route of the same slot that stayed stood before it
 	Nets  []netip.Prefix // what Nets said when it was removed; empty: not known
 }
 
@@ -36,12 +38,13 @@ type Kind uint8
 const (
 	Put      Kind = iota // add a route that must exist
 	Remove               // delete a conflicting route
+	Lift                 // delete a held route that stands where it would come back in the wrong place
 	Restore              // add a held route, then forget it
 	Withdraw             // delete a route of our own that is no longer wanted
 	Forget               // a held route that must not come back
 )
 
-var kindNames = [...]string{"put", "remove", "restore", "withdraw", "forget"}
+var kindNames = [...]string{"put", "remove", "lift", "restore", "withdraw", "forget"}
 
 // String returns the word for the kind.
 func (k Kind) String() string { return kindNames[k] }
@@ -54,8 +57,9 @@ type Action struct {
 	Hold    bool    // Remove: write the route down first, it must come back
 	First   bool    // Put, Restore: ahead of the others in the route's slot
 	Age     uint32  // Restore: seconds that the route was away
-	Held    uint64  // Restore, Forget: what is crossed out; Remove: what it supersedes
-	Why     string  // why, for Put, Withdraw and Forget
+	Held    uint64  // Restore, Forget: what is crossed out; Remove: what it supersedes; Lift: whose copy stands
+	Place   uint64  // Restore: the held route's place among the others of its slot
+	Why     string  // why, for Put, Lift, Withdraw and Forget
 }
 
 // Input is what Make decides on.
@@ -105,11 +109,7 @@ func Make(in Input) Plan {
 	m.behind, m.ahead, m.nextHops = map[Route]bool{}, map[netip.Prefix]bool{}, map[Hop]bool{}
 	m.book, m.ways = newAddressBook(in.Links), newWays(in.Held)
 	m.paths = m.p.servers()
-	m.heldIn = map[Slot][]*Held{}
-	for i := range in.Held {
-		slot := in.Held[i].Route.Slot()
-		m.heldIn[slot] = append(m.heldIn[slot], &in.Held[i])
-	}
+	m.sortHeld()
 	for r := range in.Table {
 		m.read(&r)
 	}
@@ -126,12 +126,26 @@ func Make(in Input) Plan {
 	return m.out
 }
 
+// sortHeld finds the held routes by their places.
+func (m *maker) sortHeld() {
+	m.heldIn, m.crowded, m.standing = map[Slot][]*Held{}, map[Slot][]*Held{}, map[uint64]Route{}
+	for i := range m.in.Held {
+		slot := m.in.Held[i].Route.Slot()
+		m.heldIn[slot] = append(m.heldIn[slot], &m.in.Held[i])
+		if len(m.heldIn[slot]) > 1 {
+			m.crowded[slot] = m.heldIn[slot]
+		}
+	}
+}
+
 type maker struct {
 	in         Input
 	p          *Policy
 	book       addressBook
 	ways       ways
 	heldIn     map[Slot][]*Held // the held routes by their places
+	crowded    map[Slot][]*Held // of those, the places of more than one
+	standing   map[uint64]Route // the held routes of crowded places that stand all the same
 	fates      []fate           // of the held routes, by their place in the input
 	candidates []candidate
 	onLink     []int                  // of the candidates: those with no gateway
@@ -160,6 +174,7 @@ func (p *Policy) isTunnel(link uint32) bool {
 func (m *maker) read(r *Route) {
 	v := Judge(m.p, r)
 	m.readDefault(r)
+	m.readHeldTwin(r)
 	m.ways.take(r)
 	if r.Origin == Own && v.Decision != Ours {
 		m.readOwn(r)
@@ -352,6 +367,12 @@ func (m *maker) remove() {
 			m.out.Shadowed = append(m.out.Shadowed, c.route)
 		}
 	}
+	for _, r := range m.seen { // a delete of legs may take the tunnel's route, where that is the first of them
+		if len(m.bySlot[r.Slot()]) > 0 && r.Dst.Addr().Is4() {
+			m.out.Shadowed = append(m.out.Shadowed, r)
+		}
+	}
+	slices.SortFunc(m.out.Shadowed, Compare)
 	removals = outsideIn(removals)
 	m.supersede(removals)
 	m.out.Actions = slices.Grow(m.out.Actions, len(removals)+len(m.in.Held))
@@ -371,11 +392,14 @@ func (m *maker) stood(r *Route) bool {
 }
 
 // MayTake reports whether a delete that names r can take o: a system need not tell
-// routes by all that they differ in. Linux takes a metric of 0, and a source address
-// or gateway that is not named, for any.
+// routes by all that they differ in. Linux takes a metric of 0, and a source address,
+// protocol or gateway that is not named, for any; and a list of legs of IPv4 for
+// another that it begins with.
 func (r *Route) MayTake(o *Route) bool {
+	open := func(named, is netip.Addr) bool { return !named.IsValid() || named == is }
 	return r.Dst == o.Dst && r.TOS == o.TOS && r.Type == o.Type && r.Hop.Link == o.Hop.Link && !r.Same(*o) &&
-		(r.Metric == 0 || r.Metric == o.Metric)
+		(r.Metric == 0 || r.Metric == o.Metric) && open(r.PrefSrc, o.PrefSrc) && open(r.Hop.Via, o.Hop.Via) &&
+		(r.Dst.Addr().Is6() || strings.HasPrefix(r.More, o.More) && (r.Protocol == 0 || r.Protocol == o.Protocol))
 }
 
 func (m *maker) removal(c *candidate) Action {
@@ -479,11 +503,11 @@ func (m *maker) restore() {
 		if f.why != "" {
 			m.out.Actions = append(m.out.Actions, Action{Kind: Forget, Route: h.Route, Held: h.ID, Why: f.why})
 		} else {
-			back = append(back, Action{Kind: Restore, Route: f.rest, Held: h.ID, First: h.First, Age: h.Age})
+			back = append(back, Action{Kind: Restore, Route: f.rest, Held: h.ID, Place: cmp.Or(h.Place, h.ID), First: h.First, Age: h.Age})
 		}
 	}
 	orderRestore(back)
-	m.out.Actions = append(m.out.Actions, back...)
+	m.out.Actions = append(append(m.out.Actions, m.lift(back)...), back...)
 }
 
 // withdraw deletes routes of ours that nothing wants any more.

@@ -8,6 +8,10 @@ import (
 // Within a slot the order of the list decides who wins, and Linux lets a route
 // be put back at the list's ends only. So what is taken out of a slot is taken
 // from its ends inward, and given back the other way round.
+//
+// IPv4 takes from the front what it can: a delete takes the first route that fits,
+// so one that names the first route of its slot takes no other. And what comes back
+// at the front stands before all that came meanwhile, as it would without culvert.
 
 // candidate is a route that may have to go: whether it must, only the refined
 // policy can tell.
@@ -15,7 +19,6 @@ type candidate struct {
 	route   Route
 	verdict Verdict // under the refined policy
 	behind  bool    // a route of the slot that stays comes before it
-	ahead   bool    // a route of the slot that stays comes after it
 }
 
 // consider takes in a candidate. A slot's routes come one after the other, so
@@ -30,12 +33,7 @@ func (m *maker) consider(r *Route) {
 }
 
 // stays notes that a route stays, for the candidates of its slot.
-func (m *maker) stays(r *Route) {
-	m.stay = r.Slot()
-	for _, i := range m.bySlot[m.stay] {
-		m.candidates[i].ahead = true
-	}
-}
+func (m *maker) stays(r *Route) { m.stay = r.Slot() }
 
 // judgeCandidates judges the candidates by the refined policy. Those that need
 // not go are routes that stay, for the others of their slots.
@@ -50,20 +48,12 @@ func (m *maker) judgeCandidates() {
 		}
 		c.behind = c.behind || c.route.Slot() == stay
 	}
-	stay = Slot{}
-	for i := range slices.Backward(m.candidates) {
-		c := &m.candidates[i]
-		if c.verdict.Decision != Conflict {
-			stay = c.route.Slot()
-		}
-		c.ahead = c.ahead || c.route.Slot() == stay
-	}
 }
 
-// first reports whether the route goes back ahead of its slot. One between
-// routes that stay does not: ahead of both, it would take traffic that it never
-// had.
-func (c *candidate) first() bool { return c.ahead && !c.behind }
+// first reports whether the route goes back ahead of its slot. One behind a route
+// that stays does not: ahead of it, it would take traffic that it never had. Nor
+// does one of IPv6, which knows no such way to add.
+func (c *candidate) first() bool { return c.route.Dst.Addr().Is4() && !c.behind }
 
 // outsideIn orders removals so that those of a slot go from its ends inward:
 // also when only some were carried out, restoring those puts each in its place.
@@ -85,7 +75,7 @@ func outsideIn(removals []Action) []Action {
 
 // orderRestore puts slots whose routes need no gateway before those that do,
 // for what holds a gateway must stand first. Within a slot the last removed
-// comes back first.
+// comes back first. What replaced another held route has that one's place.
 func orderRestore(back []Action) {
 	needs, free, subnet := map[Slot]bool{}, map[Slot]bool{}, map[Slot]bool{}
 	for i := range back {
@@ -108,8 +98,40 @@ func orderRestore(back []Action) {
 	}
 	slices.SortFunc(back, func(a, b Action) int {
 		x, y := a.Route.Slot(), b.Route.Slot()
-		return cmp.Or(cmp.Compare(rank(x), rank(y)), compareSlot(x, y), cmp.Compare(b.Held, a.Held))
+		return cmp.Or(cmp.Compare(rank(x), rank(y)), compareSlot(x, y), cmp.Compare(b.Place, a.Place))
 	})
+}
+
+// readHeldTwin notes that a held route stands, where others of its slot are held.
+func (m *maker) readHeldTwin(r *Route) {
+	if len(m.crowded) == 0 {
+		return
+	}
+	for _, h := range m.crowded[r.Slot()] {
+		if h.Route.Same(*r) {
+			m.standing[h.ID] = r.Clone()
+		}
+	}
+}
+
+// lift returns what takes out the held routes of back that stand where they would
+// be in the wrong place: before others of their slot came back. A process that was
+// killed while it deleted leaves such. Each of them comes back with the others.
+func (m *maker) lift(back []Action) (out []Action) {
+	var slot Slot
+	missing := false // one of the slot that comes back before
+	for i := range back {
+		a := &back[i]
+		if a.Route.Slot() != slot {
+			slot, missing = a.Route.Slot(), false
+		}
+		stands, ok := m.standing[a.Held]
+		if missing && ok {
+			out = append(out, Action{Kind: Lift, Route: stands, Held: a.Held, Why: "stands before its place"})
+		}
+		missing = missing || !ok
+	}
+	return out
 }
 
 func compareSlot(a, b Slot) int {

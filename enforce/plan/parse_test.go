@@ -199,7 +199,7 @@ func lines(pl plan.Plan) (out []string) {
 		for _, flag := range []struct {
 			on   bool
 			word string
-		}{{a.Hold, "hold"}, {a.First && a.Kind != plan.Put, "first"}, {a.First && a.Kind == plan.Put && a.Route.Hop.Link != tun0, "ahead"}, {a.Held != 0, fmt.Sprintf("held=%d", a.Held)}, {a.Age != 0, fmt.Sprintf("age=%d", a.Age)}} {
+		}{{a.Hold, "hold"}, {a.First && a.Kind == plan.Restore, "first"}, {!a.First && a.Kind == plan.Remove && a.Route.Dst.Addr().Is4(), "behind"}, {a.First && a.Kind == plan.Put && a.Route.Hop.Link != tun0, "ahead"}, {a.Held != 0, fmt.Sprintf("held=%d", a.Held)}, {a.Age != 0, fmt.Sprintf("age=%d", a.Age)}} {
 			if flag.on {
 				line += " [" + flag.word + "]"
 			}

@@ -221,11 +221,12 @@ func (r Route) Identity() Route {
 	return r
 }
 
-// Replaces reports whether r looks like a newer copy of o by the same owner:
-// the same place, interface and protocol, whatever the gateway is now. One leg
-// is no copy of several.
+// Replaces reports whether r is a newer copy of o by the same owner: the same
+// place, protocol, interface and gateway, with other attributes. By another gateway
+// it may be a rival's, which must not take the place of a route that comes back: a
+// rogue DHCP server's through the same client looks so. One leg is no copy of several.
 func (r *Route) Replaces(o *Route) bool {
-	return r.Slot() == o.Slot() && r.Hop.Link == o.Hop.Link && r.More == o.More &&
+	return r.Slot() == o.Slot() && r.Hop == o.Hop && r.More == "" && o.More == "" &&
 		r.Protocol == o.Protocol && r.Type == o.Type
 }
 

@@ -32,7 +32,7 @@ func (s *System) apply(a *plan.Action) error {
 		return addRoute(s.changes, &a.Route, a.First, 0)
 	case plan.Restore:
 		return restoreRoute(s.changes, &a.Route, a.First, a.Age)
-	case plan.Remove, plan.Withdraw:
+	case plan.Remove, plan.Lift, plan.Withdraw:
 		return deleteRoute(s.changes, []byte(a.Route.Raw), &a.Route)
 	}
 	return nil
@@ -206,14 +206,15 @@ func addError(err error, r *plan.Route) error {
 // already is success.
 //
 // However much a delete names, the kernel takes what is absent for "any": an
-// IPv4 metric of 0 and source address (fib_table_delete, fib_nh_match in
+// IPv4 metric of 0, gateway and source address (fib_table_delete, fib_nh_match in
 // net/ipv4), an IPv6 gateway and nexthop id (ip6_route_del in net/ipv6), and
 // deletes the first route that fits. So it is asked to echo what it deleted; a
 // wrong one is set aside, the delete made again, and what was set aside put
 // back. A crash in between loses it unless it was written down, which the
-// Enforcer's loop does with those that it sees may be taken. The edge path waits
-// for no disk: there it is lost if the conflict went by itself, another route of
-// its place fits, and the process is killed, all within some microseconds.
+// Enforcer's loop does with those that it sees may be taken, and the edge path leaves
+// to the loop what may take a route of its own place. So one is lost only if the
+// conflict went by itself, a route of a higher metric fits, and the process is killed,
+// all within some microseconds.
 func deleteRoute(s *socket, raw []byte, r *plan.Route) error {
 	if len(raw) == 0 || r.Dst.Addr().Is4() || r.NexthopID != 0 || !hasAttr(raw, unix.RTA_MULTIPATH) {
 		return deleteOne(s, raw, r, appendDelete)

@@ -18,15 +18,67 @@ func appendDelete(b, raw []byte, r *plan.Route) []byte {
 	if raw[0] == unix.AF_INET && r.NexthopID == 0 && r.Hop.Link != 0 && !hasAttr(raw, unix.RTA_MULTIPATH) && !hasAttr(raw, unix.RTA_ENCAP) {
 		// A leg named by itself also fits multipath routes that begin with it
 		// (fib_nh_match); as a list of one leg it fits no longer list.
-		b = appendCopy(b, raw, r, func(a attr) bool { return a.typ != unix.RTA_CACHEINFO && !isLeg(a.typ) })
-		return appendOneLeg(b, raw, r)
+		b = appendCopy(b, raw, r, func(a attr) bool { return namesRoute(raw, a) && !isLeg(a.typ) })
+		return appendOneLeg(appendMetrics(b, raw), raw, r)
 	}
-	b = appendCopy(b, raw, r, func(a attr) bool { return a.typ != unix.RTA_CACHEINFO })
+	b = appendCopy(b, raw, r, func(a attr) bool { return namesRoute(raw, a) })
+	if raw[0] == unix.AF_INET {
+		b = appendMetrics(b, raw)
+	}
 	if r.NexthopID != 0 && r.Type == plan.Blackhole {
 		// Routes of a nexthop object that was turned into a blackhole are
 		// announced as blackhole and stored as unicast: leave the type open.
 		b[start+7] = unix.RTN_UNSPEC
 	}
+	return b
+}
+
+// namesRoute reports whether a delete names the route by an attribute as it is.
+func namesRoute(raw []byte, a attr) bool {
+	return a.typ != unix.RTA_CACHEINFO && (a.typ != unix.RTA_METRICS || raw[0] != unix.AF_INET)
+}
+
+// The kernel's own metrics of a route (RTAX_* of rtnetlink.h): all numbers but the
+// congestion control's name.
+const (
+	rtaxMax    = 17
+	rtaxCCAlgo = 16
+)
+
+// appendMetrics names every metric of the route (MTU and such), also those that it
+// does not have: a metric of 0 fits none that has it (fib_metrics_match in net/ipv4),
+// and one that is not named fits any. A congestion control that it does not have
+// cannot be named so.
+func appendMetrics(b, raw []byte) []byte {
+	start := len(b)
+	b = append(b, 0, 0, 0, 0)
+	native.PutUint16(b[start+2:], unix.RTA_METRICS)
+	var has [rtaxMax + 1]bool
+	for rest := raw[rtmLen:]; len(rest) > 0; {
+		a, next, ok := nextAttr(rest)
+		if !ok {
+			break
+		}
+		if rest = next; a.typ != unix.RTA_METRICS {
+			continue
+		}
+		b = pad(append(b, a.value...))
+		for value := a.value; len(value) > 0; {
+			m, next, ok := nextAttr(value)
+			if !ok {
+				break
+			}
+			if value = next; int(m.typ) < len(has) {
+				has[m.typ] = true
+			}
+		}
+	}
+	for typ := uint16(1); typ <= rtaxMax; typ++ {
+		if !has[typ] && typ != rtaxCCAlgo {
+			b = appendUint32(b, typ, 0)
+		}
+	}
+	native.PutUint16(b[start:], uint16(len(b)-start))
 	return b
 }
 

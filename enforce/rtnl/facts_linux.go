@@ -54,11 +54,11 @@ func (s *System) Facts(ctx context.Context) (enforce.Facts, error) {
 	return f, err
 }
 
-// uptime is CLOCK_BOOTTIME: it goes on while the machine sleeps, as route
-// lifetimes do in effect.
+// uptime is CLOCK_MONOTONIC: it stands still while the machine sleeps, as the jiffies
+// do that the kernel counts the lifetimes of routes by.
 func uptime() (time.Duration, error) {
 	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
 		return 0, fmt.Errorf("read uptime: %w", err)
 	}
 	return time.Duration(ts.Nano()), nil

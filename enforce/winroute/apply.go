@@ -29,7 +29,7 @@ func (s *System) apply(a *plan.Action) error {
 		return s.put(&a.Route)
 	case plan.Restore:
 		return s.restore(&a.Route, a.Age)
-	case plan.Remove, plan.Withdraw:
+	case plan.Remove, plan.Lift, plan.Withdraw:
 		return s.remove(&a.Route)
 	}
 	return nil

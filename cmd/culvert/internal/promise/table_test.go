@@ -156,24 +156,6 @@ func sandwiched(before string, during ...string) map[string]bool {
 	return out
 }
 
-// mistakable returns the IPv4 slots in which a delete may take another route than the
-// one that it names: one that says all that the other says, and more. It is put
-// back at once. A process that is killed in between loses no route, for all are
-// written down, but their order is what those that stood then make of it.
-func mistakable(before string) map[string]bool {
-	out := map[string]bool{}
-	all := entries(before)
-	for i, e := range all {
-		for _, o := range all[i+1:] {
-			a, b := strings.TrimSpace(e), strings.TrimSpace(o)
-			if slot(e) == slot(o) && !isV6(e) && (strings.HasPrefix(a, b) || strings.HasPrefix(b, a)) {
-				out[slot(e)] = true
-			}
-		}
-	}
-	return out
-}
-
 // standing says per slot which of its entries still stand: s for one that
 // stays, g for one that is gone.
 func standing(before, during string) map[string]string {
