@@ -120,6 +120,9 @@ struct rule {
 	__u32 owner[MAX_OWNERS]; /* tunnels, by ifindex */
 	struct gate gate[MAX_GATES];
 	char tunnel[IF_NAME]; /* its name, by which it may be back under another ifindex; empty: none */
+	char kind[IF_NAME]; /* of that interface, as rtnetlink says; empty: none, or not known */
+	__u16 frames; /* its ARPHRD type; with an empty kind 0 is not known */
+	__u16 pad;
 };
 
 struct counter_key {
@@ -433,6 +436,34 @@ static __always_inline bool paced(__u32 ifindex, enum reason why)
 	return true;
 }
 
+/* same_text compares two texts of an interface's, either filled up with zeros. */
+static __always_inline bool same_text(const char *a, const char *b)
+{
+	for (int i = 0; i < IF_NAME; i++) {
+		if (a[i] != b[i])
+			return false;
+		if (!a[i])
+			break;
+	}
+	return true;
+}
+
+/* same_type is true of an interface that is what the tunnel was: anybody's may have its name. */
+static __always_inline bool same_type(const struct rule *r, const struct net_device *dev)
+{
+	const struct rtnl_link_ops *ops = NULL;
+	char kind[IF_NAME] = {};
+	const char *text = NULL;
+	__u16 frames = 0;
+
+	if (!r->kind[0] && !r->frames)
+		return true;
+	peek(&ops, &dev->rtnl_link_ops);
+	if (ops && !peek(&text, &ops->kind))
+		bpf_probe_read_kernel_str(kind, sizeof(kind), text);
+	return !peek(&frames, &dev->type) && frames == r->frames && same_text(kind, r->kind);
+}
+
 /* returned is true of a tunnel that went and is back by its name: the loader hears of both a moment later than packets
  * may come. */
 static __always_inline bool returned(const struct rule *r, const struct net_device *dev)
@@ -441,13 +472,7 @@ static __always_inline bool returned(const struct rule *r, const struct net_devi
 
 	if (!r->tunnel[0] || peek(&name, &dev->name))
 		return false;
-	for (int i = 0; i < IF_NAME; i++) {
-		if (name[i] != r->tunnel[i])
-			return false;
-		if (!name[i])
-			break;
-	}
-	return true;
+	return same_text(name, r->tunnel) && same_type(r, dev);
 }
 
 /* to_many is true of multicast and of the limited broadcast, which are never leaks. */

@@ -220,7 +220,7 @@ func (e *Enforcer) openOwn(ctx context.Context) error {
 
 // isAnother is the strict test, for when nobody watched meanwhile.
 func isAnother(was LinkID, is *plan.Link) bool {
-	return is == nil || was.Name != is.Name || was.HW != is.HW
+	return is == nil || was.Name != is.Name || was.HW != is.HW || !is.Type.Fits(was.Type)
 }
 
 // reopen opens the sessions again that were open when the last process ended,
@@ -238,12 +238,16 @@ func (e *Enforcer) reopen() error {
 		k.Session.Protect = withoutServers(k.Session) // earlier versions took them
 		s := &session{Session: k.Session, asked: k.Session, state: Connecting, id: k.Link, unasked: true}
 		switch {
+		case k.Own:
+			e.recall(&k)
+			continue
 		case e.rejoin(&k):
 			continue
 		case slices.ContainsFunc(e.sessions, func(o *session) bool { return o.Tunnel == k.Session.Tunnel }):
 			continue // opened anew, perhaps otherwise
 		case !isAnother(k.Link, e.link(k.Link.Index)) && e.checkKept(&k) == nil:
 			s.link = k.Link.Index // known by its index, though it was renamed since it was opened
+		case k.Session.Rearm && (k.Link == LinkID{} || e.opt.OnLoss != LossGuard): // it waits for its tunnel
 		case e.opt.OnLoss == LossGuard: // it vanished while nobody watched: go on guarding
 			s.link, s.loss = noLink, true
 		default:
@@ -276,6 +280,21 @@ func (e *Enforcer) rejoin(k *KeptSession) bool {
 	return true
 }
 
+// recall tells a session of the configuration which interface was its tunnel. Under a
+// guard it goes on where that is gone: nothing but its tunnel ends the wait.
+func (e *Enforcer) recall(k *KeptSession) {
+	o := e.sessionNamed(k.Session.Tunnel)
+	if o == nil || o.asked.Tunnel != "" {
+		return // the configuration has it no longer, or a hook's was joined with it
+	}
+	if !isAnother(k.Link, e.link(k.Link.Index)) {
+		o.link, o.id = k.Link.Index, k.Link // known by its index, though it was renamed
+	} else if e.opt.OnLoss == LossGuard {
+		o.link, o.loss, o.id = noLink, true, k.Link
+		e.log.info("session reopened", "tunnel", o.Tunnel, "guard", true)
+	}
+}
+
 // checkKept finds what is wrong with a kept session. Its interface is there, perhaps
 // by another name than the session was opened with.
 func (e *Enforcer) checkKept(k *KeptSession) error {
@@ -298,15 +317,18 @@ func (e *Enforcer) notReopened(k *KeptSession) {
 }
 
 // keepSessions writes down which sessions were opened by somebody, as they were
-// asked for. Those that wait for their tunnels are the daemon's own: it opens them at
-// every start.
+// asked for. The configuration's are opened at every start: of them it writes down
+// which interface was the tunnel.
 func (e *Enforcer) keepSessions() {
 	if e.opt.Sessions == nil {
 		return
 	}
 	var kept []KeptSession
 	for _, s := range e.sessions {
-		if s.link != 0 && s.asked.Tunnel != "" && !s.asked.Rearm {
+		switch {
+		case s.asked.Tunnel == "" && s.link != 0:
+			kept = append(kept, KeptSession{Session: Session{Tunnel: s.Tunnel}, Link: s.id, Own: true})
+		case s.asked.Tunnel != "":
 			kept = append(kept, KeptSession{Session: s.wish(), Link: s.id})
 		}
 	}
@@ -446,6 +468,7 @@ type Protection struct {
 type ProtectedSession struct {
 	Session
 	Link      uint32         // the tunnel's interface index; 0 while a guard holds without it
+	Type      plan.LinkType  // of that interface, or of the one that is awaited
 	Renamed   bool           // the tunnel is there by another name: whoever has its old one is not it
 	KeepLinks []uint32       // the indices of ExcludeInterfaces
 	Reject    []netip.Prefix // no packet to these may leave, but by the tunnel: see OtherFamily
@@ -459,7 +482,7 @@ func (e *Enforcer) protection(p *plan.Policy) Protection {
 		if s == nil {
 			continue
 		}
-		share := ProtectedSession{Session: s.Session, Link: ps.Tunnel, KeepLinks: ps.KeepLinks, Reject: ps.Reject}
+		share := ProtectedSession{Session: s.Session, Link: ps.Tunnel, Type: s.id.Type, KeepLinks: ps.KeepLinks, Reject: ps.Reject}
 		if ps.Tunnel == noLink {
 			share.Link = 0
 		}

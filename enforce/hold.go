@@ -260,5 +260,5 @@ func (e *Enforcer) withoutStrangers(h Entry, isStranger func(was LinkID, is *pla
 // that was merely renamed, or given another hardware address (as Wi-Fi does to
 // hide), is still itself: to forget its routes would lose them.
 func replaced(was LinkID, is *plan.Link) bool {
-	return is != nil && is.Name != was.Name && is.HW != was.HW
+	return is != nil && (is.Name != was.Name && is.HW != was.HW || is.Type.Another(was.Type))
 }

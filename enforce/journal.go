@@ -40,6 +40,8 @@ type LinkID struct {
 	Index uint32 `json:"index"`
 	Name  string `json:"name"`
 	HW    string `json:"hw,omitempty"`
+
+	Type plan.LinkType `json:"type,omitzero"` // of a tunnel; not noted of the interfaces of held routes
 }
 
 // Binding is what a journal is valid for: interface indices mean nothing after
@@ -60,4 +62,5 @@ type SessionStore interface {
 type KeptSession struct {
 	Session Session `json:"session"`
 	Link    LinkID  `json:"link"`
+	Own     bool    `json:"own,omitempty"` // the configuration's: of Session there is the tunnel alone
 }

@@ -21,7 +21,9 @@ type session struct {
 	link    uint32
 	id      LinkID // of the tunnel, as it was seen last
 	up      bool
-	loss    bool // the tunnel was there and vanished; the guard holds
+	loss    bool   // the tunnel was there and vanished; the guard holds
+	poser   string // what has the name of a tunnel that is away, and is not it
+	posed   uint32 // its index, once it was told
 
 	unasked bool          // the servers found are another interface's, or another process found them
 	split   *netip.Prefix // the Protect that was found to be no full tunnel's, by where it begins
@@ -62,7 +64,7 @@ func (e *Enforcer) open(ctx context.Context, s Session) (SessionStatus, error) {
 		e.sessions = append(e.sessions, o)
 	}
 	if named := linkNamed(facts.Links, s.Tunnel); named != nil && named.Index != o.link {
-		o.link = 0 // another interface has the name now, and it is the one that is meant
+		o.link, o.loss = 0, false // another interface has the name now, and it is the one that is meant
 	}
 	o.become(s)
 	o.asked = asked
@@ -331,56 +333,79 @@ func (e *Enforcer) meetLinks() {
 	e.setPolicy(e.policy())
 }
 
-// follow brings a session up to its tunnel interface.
+// follow brings a session up to its tunnel interface. One that is watched is known
+// by its index, whatever its name has become. When that is gone the tunnel vanished,
+// also where another has its name already.
 func (e *Enforcer) follow(s *session) {
-	s.err = e.insecure // which another look at the interfaces does not mend
-	if l := e.tunnelLink(s); l != nil {
-		e.stand(s, l)
-		return
-	}
-	had := s.link != 0
-	s.link, s.up = 0, false
-	switch {
-	case !had:
-		s.state = Connecting
-	case e.opt.OnLoss == LossGuard:
-		s.link, s.loss = noLink, true
-	default:
-		e.log.info("tunnel vanished", "tunnel", s.Tunnel)
-		e.leave(s)
-		if s.state = Connecting; !s.Rearm {
-			e.end(s)
-			e.keepSessions()
+	s.err, s.poser = e.insecure, "" // another look at the interfaces does not mend the first
+	if s.watched() {
+		if l := e.link(s.link); l != nil && !replaced(s.id, l) {
+			e.stand(s, l)
 			return
 		}
-		e.forgetHook(s)
+		if !e.vanish(s) {
+			return
+		}
+	}
+	l := linkNamed(e.facts.Links, s.Tunnel)
+	switch {
+	case l == nil && !s.loss:
+		s.state = Connecting
+	case l == nil:
+	case s.loss && !l.Type.Fits(s.id.Type):
+		e.pose(s, l)
+	default:
+		e.stand(s, l)
 	}
 }
 
-// tunnelLink returns the interface that is a session's tunnel now, or nil. One that
-// is watched already is known by its index, whatever its name has become.
-func (e *Enforcer) tunnelLink(s *session) *plan.Link {
-	if s.link != 0 && !s.loss {
-		if l := e.link(s.link); l != nil && !replaced(s.id, l) {
-			return l
-		}
+// watched reports whether a session's tunnel was there at the last look.
+func (s *session) watched() bool { return s.link != 0 && !s.loss }
+
+// vanish does what is to be done about a tunnel that went without notice: a guard
+// holds, or else the connection ends. It reports whether the session goes on.
+func (e *Enforcer) vanish(s *session) bool {
+	s.up = false
+	if e.opt.OnLoss == LossGuard {
+		e.log.warn("tunnel vanished: the guard holds", "tunnel", s.Tunnel, "index", s.link)
+		s.link, s.loss = noLink, true
+		return true
 	}
-	return linkNamed(e.facts.Links, s.Tunnel)
+	e.log.warn("tunnel vanished: it is protected no longer", "tunnel", s.Tunnel, "index", s.link)
+	s.link = 0
+	if !s.Rearm {
+		e.end(s)
+		e.keepSessions()
+		return false
+	}
+	e.leave(s)
+	e.forgetHook(s)
+	return true
+}
+
+// pose notes an interface of another kind under the name of a tunnel that is away:
+// what goes out by it is in no tunnel.
+func (e *Enforcer) pose(s *session, l *plan.Link) {
+	s.poser = fmt.Sprintf("the interface %s is a %v, and the tunnel was a %v: it is not taken for the tunnel, which is guarded on; opening the session anew takes it",
+		l.Name, l.Type, s.id.Type)
+	if s.posed != l.Index {
+		e.log.warn("an interface of another kind has the tunnel's name: it is not the tunnel", "tunnel", s.Tunnel, "index", l.Index, "is", l.Type.String(), "was", s.id.Type.String())
+	}
+	s.posed = l.Index
 }
 
 // stand notes the interface that is a session's tunnel, and tells of a change.
 func (e *Enforcer) stand(s *session, l *plan.Link) {
 	was := s.id
-	watched := s.link != 0 && !s.loss
-	s.unasked = s.unasked || !watched || was.Index != l.Index
+	watched := s.watched()
+	s.unasked = s.unasked || !watched
 	s.link, s.up, s.loss = l.Index, l.Up, false
-	s.id = LinkID{Index: l.Index, Name: l.Name, HW: l.HW}
-	switch {
-	case !watched || s.id == was || was == LinkID{}:
+	s.id = LinkID{Index: l.Index, Name: l.Name, HW: l.HW, Type: l.Type}
+	s.posed = 0
+	if s.id == was {
 		return
-	case was.Index != l.Index:
-		e.log.warn("the tunnel is another interface now: its session goes on there", "tunnel", s.Tunnel, "index", l.Index, "was", was.Index)
-	case was.Name != l.Name:
+	}
+	if watched && was.Name != l.Name {
 		e.log.info("tunnel renamed", "tunnel", s.Tunnel, "name", l.Name, "was", was.Name)
 	}
 	e.unkept = true // a restart must know the interface by what it is now
@@ -413,7 +438,7 @@ func (e *Enforcer) rebuild() {
 func (e *Enforcer) transports() (out []string) {
 	for _, s := range e.sessions {
 		if s.link != 0 {
-			out = append(out, fmt.Sprint(s.Tunnel, s.name(), s.Servers))
+			out = append(out, fmt.Sprint(s.Tunnel, s.name(), s.id.Type, s.Servers))
 		}
 	}
 	return out

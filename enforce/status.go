@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/culvert-project/culvert/enforce/plan"
 )
@@ -49,6 +50,9 @@ func (e *Enforcer) statusWith(s *session, held []HeldRoute) SessionStatus {
 	}
 	if s.err != nil {
 		st.Error = s.err.Error()
+	}
+	if s.poser != "" {
+		st.Error = strings.TrimSuffix(s.poser+"; "+st.Error, "; ")
 	}
 	st.Held = append(st.Held, held...)
 	st.Contested = append(st.Contested, e.contests.of(s.Tunnel)...)

@@ -120,20 +120,37 @@ func checksum(b []byte) uint16 {
 	return ^uint16(sum)
 }
 
-// TestReturned: an interface that has the tunnel's name is the tunnel, whatever its index; one whose name only begins so
-// is not.
+// TestReturned: an interface that has the tunnel's name, and is what the tunnel was, is the tunnel, whatever its index;
+// one whose name only begins so, or that is of another kind, is not.
 func TestReturned(t *testing.T) {
 	s := newStage(t, Options{})
-	for name, leaked := range map[string]uint64{"h0": 0, "h": rounds, "h00": rounds, "": rounds} {
+	for _, tt := range []struct {
+		name, kind string
+		frames     uint16
+		leaked     uint64
+	}{
+		{"h0", "", 0, 0},
+		{"h", "", 0, rounds},
+		{"h00", "", 0, rounds},
+		{"", "", 0, rounds},
+		{"h0", "veth", unix.ARPHRD_ETHER, 0},
+		{"h0", "tun", unix.ARPHRD_ETHER, rounds},
+		{"h0", "vet", unix.ARPHRD_ETHER, rounds},
+		{"h0", "veth0", unix.ARPHRD_ETHER, rounds},
+		{"h0", "veth", unix.ARPHRD_NONE, rounds},
+		{"h0", "veth", 0, rounds},
+		{"h0", "", unix.ARPHRD_ETHER, rounds}, // a network card is of no kind
+	} {
 		cfg := Config{Prefixes: protect(stagePrefixes...), Tunnels: []int{9999}}
 		for i := range cfg.Prefixes {
-			cfg.Prefixes[i].Name, cfg.Prefixes[i].Tunnel = name, 9999
+			p := &cfg.Prefixes[i]
+			p.Name, p.Kind, p.Frames, p.Tunnel = tt.name, tt.kind, tt.frames, 9999
 		}
 		set(t, s.w, cfg)
 		before := leaks(t, s.w, s.dev, Reason.Leak)
 		s.send(rounds, true)
-		if got := minus(leaks(t, s.w, s.dev, Reason.Leak), before); got.Packets != leaked {
-			t.Errorf("%q: %d packets counted, want %d", name, got.Packets, leaked)
+		if got := minus(leaks(t, s.w, s.dev, Reason.Leak), before); got.Packets != tt.leaked {
+			t.Errorf("%q, %q, %d: %d packets counted, want %d", tt.name, tt.kind, tt.frames, got.Packets, tt.leaked)
 		}
 	}
 	long := Config{Prefixes: []Prefix{{Prefix: netip.MustParsePrefix("10.9.0.0/24"), Name: "sixteen-letters-"}}}

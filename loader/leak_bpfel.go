@@ -175,6 +175,9 @@ type leakRule struct {
 	Owner  [4]uint32
 	Gate   [8]leakGate
 	Tunnel [16]int8
+	Kind   [16]int8
+	Frames uint16
+	Pad    uint16
 }
 
 type leakSample struct {

@@ -197,7 +197,7 @@ func add(r *leakRule, p Prefix, exempt uint32) error {
 	if p.Drop {
 		r.Action = uint8(Drop)
 	}
-	if err := addName(r, p.Name); err != nil {
+	if err := addName(r, &p); err != nil {
 		return err
 	}
 	if err := addOwner(r, p.Tunnel); err != nil {
@@ -209,23 +209,28 @@ func add(r *leakRule, p Prefix, exempt uint32) error {
 	return nil
 }
 
-// addName notes the name by which a tunnel may come back. A rule has room for one.
-func addName(r *leakRule, name string) error {
-	if name == "" {
+// addName notes the name by which a tunnel may come back, and what it is. A rule has room for one.
+func addName(r *leakRule, p *Prefix) error {
+	if p.Name == "" {
 		return nil
 	}
-	if len(name) >= len(r.Tunnel) {
-		return fmt.Errorf("%q is too long for the name of an interface", name)
+	if len(p.Name) >= len(r.Tunnel) {
+		return fmt.Errorf("%q is too long for the name of an interface", p.Name)
 	}
-	var words [len(r.Tunnel)]int8
-	for i := range len(name) {
-		words[i] = int8(name[i])
+	name, kind := chars(p.Name), chars(p.Kind)
+	if r.Tunnel[0] != 0 && (r.Tunnel != name || r.Kind != kind || r.Frames != p.Frames) {
+		return errors.New("given two names of tunnels, or two kinds")
 	}
-	if r.Tunnel[0] != 0 && r.Tunnel != words {
-		return errors.New("given two names of tunnels")
-	}
-	r.Tunnel = words
+	r.Tunnel, r.Kind, r.Frames = name, kind, p.Frames
 	return nil
+}
+
+// chars is a string as the programs have it: as much as there is room for, and its end.
+func chars(s string) (out [16]int8) {
+	for i := range min(len(s), len(out)-1) {
+		out[i] = int8(s[i])
+	}
+	return out
 }
 
 func addOwner(r *leakRule, tunnel int) error {

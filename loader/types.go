@@ -133,6 +133,8 @@ type Prefix struct {
 	Port   uint16 // Server: its destination port; 0 is any, or none
 	Exempt []int  // interface indexes by which its packets are counted as exempt, and never dropped
 	Name   string // of its tunnel: an interface that comes back by it owns it too, from its first packet on; "" is none
+	Kind   string // of that interface, as rtnetlink says: one of another kind does not own it. With Frames 0, "" is not known
+	Frames uint16 // its ARPHRD type, likewise
 }
 
 // Config is the whole policy. The zero value protects nothing.

@@ -36,9 +36,15 @@ struct rtable {
 	__u16 rt_type;
 } __core;
 
+struct rtnl_link_ops {
+	const char *kind;
+} __core;
+
 struct net_device {
 	char name[16];
 	int ifindex;
+	unsigned short type;
+	const struct rtnl_link_ops *rtnl_link_ops;
 } __core;
 
 struct sk_buff {

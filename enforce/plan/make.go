@@ -15,10 +15,35 @@ type Link struct {
 	Name  string
 	HW    string // hardware address, or "" where there is none
 	Kind  LinkKind
+	Type  LinkType
 	Up    bool
 	Addrs []netip.Prefix // addresses with their prefix lengths, not masked
 	Peers []netip.Prefix // what point-to-point addresses lead to, masked
 }
+
+// LinkType is what the system says that an interface is. The zero value is not known.
+type LinkType struct {
+	Kind   string `json:"kind,omitempty"`   // of its driver: "tun", "veth"; "" is none, as a network card has
+	Frames uint16 `json:"frames,omitempty"` // what it carries: ARPHRD_ETHER, ARPHRD_NONE
+}
+
+// String names the type for a person.
+func (t LinkType) String() string {
+	if t == (LinkType{Kind: "tun", Frames: framesEthernet}) {
+		return "tap"
+	}
+	return cmp.Or(t.Kind, "network card")
+}
+
+const framesEthernet = 1 // ARPHRD_ETHER
+
+// Fits reports whether an interface of this type may be one that was of another: they
+// are the same, as far as both are known.
+func (t LinkType) Fits(o LinkType) bool { return t == o || t == LinkType{} || o == LinkType{} }
+
+// Another reports whether no interface of this type has ever been of another, though
+// its frames may change, as a modem's do.
+func (t LinkType) Another(o LinkType) bool { return !t.Fits(o) && t.Kind != o.Kind }
 
 // Held is a route that was removed and must come back.
 type Held struct {

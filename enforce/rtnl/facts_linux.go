@@ -93,30 +93,31 @@ func links(c *netlink.Conn) ([]plan.Link, []string, error) {
 	var vrfs []string
 	at := map[uint32]int{}
 	for _, m := range msgs {
-		l, kind, ok := parseLink(m.Data)
+		l, ok := parseLink(m.Data)
 		if !ok {
 			continue
 		}
-		if kind == "vrf" {
+		if l.Type.Kind == "vrf" {
 			vrfs = append(vrfs, "interface "+l.Name+" is a VRF: what it binds does not ask main")
 		}
-		l.Kind = tunnelKind(kind)
+		l.Kind = tunnelKind(l.Type.Kind)
 		at[l.Index] = len(out)
 		out = append(out, l)
 	}
 	return out, vrfs, addresses(c, out, at)
 }
 
-func parseLink(b []byte) (l plan.Link, kind string, ok bool) {
+func parseLink(b []byte) (l plan.Link, ok bool) {
 	if len(b) < unix.SizeofIfInfomsg {
-		return l, "", false
+		return l, false
 	}
 	l.Index = native.Uint32(b[4:])
 	l.Up = native.Uint32(b[8:])&unix.IFF_UP != 0
+	l.Type.Frames = native.Uint16(b[2:])
 	for b = b[unix.SizeofIfInfomsg:]; len(b) > 0; {
 		a, rest, ok := nextAttr(b)
 		if !ok {
-			return l, "", false
+			return l, false
 		}
 		switch b = rest; a.typ {
 		case unix.IFLA_IFNAME:
@@ -124,10 +125,10 @@ func parseLink(b []byte) (l plan.Link, kind string, ok bool) {
 		case unix.IFLA_ADDRESS:
 			l.HW = net.HardwareAddr(a.value).String()
 		case unix.IFLA_LINKINFO:
-			kind = linkKind(a.value)
+			l.Type.Kind = linkKind(a.value)
 		}
 	}
-	return l, kind, true
+	return l, true
 }
 
 func linkKind(b []byte) string {

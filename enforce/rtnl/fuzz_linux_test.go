@@ -107,9 +107,9 @@ func FuzzNexthop(f *testing.F) {
 // FuzzLink never panics, and what it reads has a name without an end in it.
 func FuzzLink(f *testing.F) {
 	f.Fuzz(func(t *testing.T, msg []byte) {
-		l, kind, ok := parseLink(msg)
-		if ok && (bytes.ContainsRune([]byte(l.Name+kind), 0)) {
-			t.Fatalf("%q %q", l.Name, kind)
+		l, ok := parseLink(msg)
+		if ok && (bytes.ContainsRune([]byte(l.Name+l.Type.Kind), 0)) {
+			t.Fatalf("%q %q", l.Name, l.Type.Kind)
 		}
 	})
 }

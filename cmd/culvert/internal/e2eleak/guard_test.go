@@ -3,6 +3,7 @@
 package e2eleak
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -102,5 +103,89 @@ func TestNotPinned(t *testing.T) {
 				t.Errorf("with the daemon killed %d packets got out: it was pinned after all", n)
 			}
 		})
+	}
+}
+
+// TestAnotherKind: an interface of another kind that takes a vanished tunnel's name is
+// not the tunnel, while the daemon lives, after it was killed, and for the next. A
+// tunnel is.
+func TestAnotherKind(t *testing.T) {
+	for kind, add := range map[string]func(t *testing.T, s *stub){
+		"veth": func(t *testing.T, s *stub) {
+			testenv.Veth(t, testenv.End{NS: s.Client, Name: "tun0", Addrs: testenv.Prefixes("10.88.0.2/24")},
+				testenv.End{NS: s.LAN, Name: "poser", Addrs: testenv.Prefixes("10.88.0.1/24")})
+		},
+		"bridge": func(t *testing.T, s *stub) {
+			s.Client.Bridge(t, "tun0", testenv.Prefixes("10.88.0.2/24")...)
+			testenv.Veth(t, testenv.End{NS: s.Client, Name: "port0", Bridge: "tun0"},
+				testenv.End{NS: s.LAN, Name: "poser", Addrs: testenv.Prefixes("10.88.0.1/24")})
+		},
+	} {
+		for _, own := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, the daemon's own %t", kind, own), func(t *testing.T) {
+				needs(t)
+				s := newStub(t)
+				start := func() *testenv.Process {
+					args := []string{"--on-loss", "guard"}
+					if own {
+						args = append(args, "--tunnel", "tun0", "--protect", sites)
+					}
+					return s.prog.Daemon(t, args...)
+				}
+				d := start()
+				if !own {
+					s.prog.Must(t, "up", "--socket", s.prog.Socket, "--tunnel", "tun0", "--protect", sites)
+				}
+				s.enforcing(t)
+				if err := s.Tun.Close(); err != nil {
+					t.Fatal(err)
+				}
+				add(t, s)
+				attempt := func(when string, want int) {
+					t.Helper()
+					c := testenv.Capture(t, s.LAN, "poser", filter("172.31.1.10"))
+					speech{dst: "172.31.1.10", device: "tun0", count: 20}.say(t, s.Client)
+					c.Wait(20, settling)
+					if n := exact(t, c).Packets; int(n) != want {
+						t.Errorf("%s: %d of 20 packets got out, want %d", when, n, want)
+					}
+				}
+				told := func() {
+					t.Helper()
+					testenv.Eventually(t, patience, "it is told", func() bool {
+						st := s.status(t)
+						return len(st.Sessions) == 1 && st.Sessions[0].State == "reconnecting" &&
+							strings.Contains(st.Sessions[0].Error, "the interface tun0 is a "+kind) && strings.Contains(st.Sessions[0].Error, "the tunnel was a tun")
+					})
+				}
+				attempt("at once", 0)
+				told()
+				attempt("once it is told", 0)
+				d.Kill()
+				attempt("after kill -9", 0)
+				d = start()
+				told()
+				attempt("with the next daemon", 0)
+				s.Client.LinkDel(t, "tun0")
+				s.Tun = testenv.OpenTun(t, s.Client, "tun0", testenv.Prefixes("10.88.0.2/24", "fd88::2/64")...)
+				s.Client.IP(t, "route replace 172.31.0.0/16 dev tun0")
+				s.enforcing(t)
+				c := s.Tun.Count(filter("172.31.1.10"))
+				speech{dst: "172.31.1.10", count: 20}.say(t, s.Client)
+				c.Wait(20, patience)
+				if n := exact(t, c).Packets; n != 20 {
+					t.Errorf("%d of 20 packets went into the tunnel", n)
+				}
+				s.prog.Must(t, "down", "--socket", s.prog.Socket, "--tunnel", "tun0")
+				stopped(t, d)
+				s.prog.Must(t, "release", "--socket", s.prog.Socket, "--state-dir", s.prog.StateDir)
+				s.Client.LinkDel(t, "tun0")
+				if s.LAN.HasLink("poser") { // it was a port, not the interface itself
+					s.LAN.LinkDel(t, "poser")
+				}
+				add(t, s)
+				attempt("control: without a guard", 20)
+			})
+		}
 	}
 }

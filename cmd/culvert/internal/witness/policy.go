@@ -97,7 +97,7 @@ func (b *builder) gateways(list []netip.Prefix) {
 		}
 		b.lines[host] = []loader.Prefix{{
 			Prefix: host, Class: loader.Gateway, ID: b.within(host, around), Drop: around.Drop, Tunnel: around.Tunnel,
-			Exempt: around.Exempt, Name: around.Name,
+			Exempt: around.Exempt, Name: around.Name, Kind: around.Kind, Frames: around.Frames,
 		}}
 	}
 }
@@ -115,7 +115,8 @@ func (b *builder) protect(s *enforce.ProtectedSession, list []netip.Prefix, drop
 			name = ""
 		}
 		b.lines[x] = []loader.Prefix{{
-			Prefix: x, Class: loader.Protected, ID: b.id(own), Drop: drop, Tunnel: int(s.Link), Name: name, Exempt: indexes(s.KeepLinks),
+			Prefix: x, Class: loader.Protected, ID: b.id(own), Drop: drop, Tunnel: int(s.Link), Exempt: indexes(s.KeepLinks),
+			Name: name, Kind: s.Type.Kind, Frames: s.Type.Frames,
 		}}
 	}
 }
@@ -156,7 +157,7 @@ func (b *builder) server(host netip.Prefix, around loader.Prefix, gates []loader
 	gates = fewer(gates)
 	for i := range gates {
 		gates[i] = loader.Prefix{
-			Prefix: host, Class: loader.Server, ID: id, Drop: around.Drop, Tunnel: around.Tunnel, Exempt: around.Exempt, Name: around.Name,
+			Prefix: host, Class: loader.Server, ID: id, Drop: around.Drop, Tunnel: around.Tunnel, Exempt: around.Exempt, Name: around.Name, Kind: around.Kind, Frames: around.Frames,
 			Proto: gates[i].Proto, Port: gates[i].Port,
 		}
 	}
