@@ -164,10 +164,16 @@ func (e *Enforcer) Run(ctx context.Context) error {
 		return err
 	}
 	watchCtx, stopWatch := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopWatch()
-	watching := make(chan struct{})
+	watching, watched := make(chan struct{}), make(chan struct{})
 	failed := make(chan error, 1)
-	go func() { failed <- e.sys.Watch(watchCtx, e.edge, e.sink, func() { close(watching) }) }()
+	go func() {
+		defer close(watched)
+		failed <- e.sys.Watch(watchCtx, e.edge, e.sink, func() { close(watching) })
+	}()
+	defer func() {
+		stopWatch()
+		<-watched // whoever closes the System now finds nobody in it
+	}()
 	select {
 	case err := <-failed:
 		return err
