@@ -155,6 +155,7 @@ const (
 	Auditing     State = "auditing"     // judged and reported, nothing changed
 	Failed       State = "failed"       // something that must be done could not be; see Error
 	Restored     State = "restored"     // ended; what it had removed is back
+	Restoring    State = "restoring"    // ended; some of that cannot come back yet, and waits: see Error
 )
 
 // Loss says what happens when a tunnel vanishes without notice.
@@ -170,6 +171,9 @@ const (
 type Status struct {
 	Sessions  []SessionStatus `json:"sessions"`
 	Incidents []Incident      `json:"incidents"` // the last ones, oldest first
+	// Waiting are the held routes that no session keeps out: they come back once what
+	// they need is there.
+	Waiting []HeldRoute `json:"waiting,omitempty"`
 }
 
 // SessionStatus tells of one session.
@@ -195,6 +199,7 @@ type SessionStatus struct {
 type HeldRoute struct {
 	Route string    `json:"route"`
 	Since time.Time `json:"since"`
+	Why   string    `json:"why,omitempty"` // why it is not back, where no session keeps it out
 }
 
 // Contest is a route that somebody adds again and again.

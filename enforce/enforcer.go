@@ -58,8 +58,9 @@ type Enforcer struct {
 	written   written
 	hinted    time.Time // when the first event came that the next reading has to settle
 	lastID    uint64
-	lives     map[uint64]bool // held routes whose renewed lifetimes are not written down yet
-	livesAt   time.Duration   // uptime when those were written down last
+	notBack   map[uint64]error // why held routes could not be given back, the last time
+	lives     map[uint64]bool  // held routes whose renewed lifetimes are not written down yet
+	livesAt   time.Duration    // uptime when those were written down last
 	marks     marks
 	unmarked  bool            // the marks could not be written down
 	baseline  bool            // the policy grew since the table was last judged
@@ -135,7 +136,7 @@ func New(sys System, j Journal, opt Options) *Enforcer {
 		sys: sys, journal: j, opt: opt, log: newLimitedLog(opt.Log),
 		sink: NewSink(), calls: make(chan func(context.Context)), wakes: make(chan string, 1),
 		ready: make(chan struct{}), ended: make(chan struct{}), known: make(chan struct{}),
-		names: map[uint32]string{}, waits: map[string]bool{},
+		names: map[uint32]string{}, notBack: map[uint64]error{}, waits: map[string]bool{},
 	}
 	for _, s := range opt.Own {
 		e.own = append(e.own, tidy(s))

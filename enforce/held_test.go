@@ -231,3 +231,36 @@ func TestAgeOfHeldRoutes(t *testing.T) {
 		t.Errorf("held for 200 s, restored with %d s spent", back.Age)
 	}
 }
+
+// TestNotBackIsTold: a route of two legs cannot come back while the interface of one
+// is down. It is not called restored, and comes back once it can.
+func TestNotBackIsTold(t *testing.T) {
+	const wifi = eth0 + 40
+	sys := newHost(t)
+	do(t, sys, 0, func(tb *enforcetest.Table) error {
+		tb.AddLink(plan.Link{Index: wifi, Name: "wifi", HW: "02:00:00:00:00:42", Up: true})
+		return tb.AddAddress(wifi, pfx("192.168.7.10/24"))
+	})
+	both := via("172.31.5.0/24", "192.168.1.66", eth0)
+	both = both.WithHops(both.Hop, via("0.0.0.0/0", "192.168.7.1", wifi).Hop)
+	add(t, sys, both)
+	e, _ := run(t, sys, &enforcetest.Journal{}, enforce.Options{})
+	open(t, e, split)
+	do(t, sys, 0, func(tb *enforcetest.Table) error { return tb.SetUp(wifi, false) })
+	st, err := e.Close(t.Context(), "tun0")
+	if err != nil || st.State != enforce.Restoring || !strings.Contains(st.Error, "172.31.5.0/24") || !strings.Contains(st.Error, "interface wifi is down") {
+		t.Errorf("closed as %s, error %q, %v", st.State, st.Error, err)
+	}
+	waiting := func() []enforce.HeldRoute {
+		all, err := e.Status(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return all.Waiting
+	}
+	if got := waiting(); len(got) != 1 || got[0].Why != "interface wifi is down" {
+		t.Errorf("waiting: %+v", got)
+	}
+	do(t, sys, 0, func(tb *enforcetest.Table) error { return tb.SetUp(wifi, true) })
+	eventually(t, "it is back", func() bool { return len(linesOf(sys, "172.31.5.0/24")) == 1 && len(waiting()) == 0 })
+}

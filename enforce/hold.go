@@ -169,6 +169,9 @@ func (e *Enforcer) forget(ids ...uint64) {
 		e.log.error("cross out journal entries", "err", err)
 	}
 	e.held.remove(ids...)
+	for _, id := range ids {
+		delete(e.notBack, id)
+	}
 }
 
 // planHeld is the held routes as the decision wants them.

@@ -92,9 +92,7 @@ func (e *Enforcer) close(ctx context.Context, tunnel string) (SessionStatus, err
 	e.end(s)
 	e.level(ctx, "session closed")
 	e.keepSessions()
-	st := e.statusOf(s)
-	st.State = Restored
-	return st, nil
+	return e.closedStatus(s), nil
 }
 
 // sessionNamed returns the session on a tunnel, by the name that it was opened with

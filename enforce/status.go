@@ -15,7 +15,7 @@ import (
 func (e *Enforcer) Status(ctx context.Context) (st Status, err error) {
 	err = e.do(ctx, func(context.Context) {
 		held := e.heldBySession()
-		st = Status{Sessions: []SessionStatus{}, Incidents: e.incidents.all()}
+		st = Status{Sessions: []SessionStatus{}, Incidents: e.incidents.all(), Waiting: e.waiting()}
 		for _, s := range e.sessions {
 			st.Sessions = append(st.Sessions, e.statusWith(s, held[s]))
 		}
@@ -32,6 +32,49 @@ func (e *Enforcer) heldBySession() map[*session][]HeldRoute {
 		}
 	}
 	return out
+}
+
+// waiting tells what no session keeps out and is not back.
+func (e *Enforcer) waiting() []HeldRoute {
+	out := []HeldRoute{}
+	for h := range e.held.all() {
+		if plan.Judge(e.policy(), &h.Route).Decision != plan.Conflict {
+			out = append(out, HeldRoute{Route: e.text(&h.Route), Since: h.Since, Why: e.whyNot(h)})
+		}
+	}
+	return out
+}
+
+// whyNot says why a held route is not back.
+func (e *Enforcer) whyNot(h *Entry) string {
+	for hop := range h.Route.Hops() {
+		if l := e.link(hop.Link); l != nil && !l.Up {
+			return "interface " + l.Name + " is down"
+		}
+	}
+	if err := e.notBack[h.ID]; err != nil {
+		return err.Error()
+	}
+	return "what it needs is not there"
+}
+
+// closedStatus is the last status of a session. What is not back is not called restored.
+func (e *Enforcer) closedStatus(s *session) SessionStatus {
+	st := e.statusOf(s)
+	st.State = Restored
+	wait := e.waiting()
+	if len(wait) == 0 {
+		return st
+	}
+	st.State = Restoring
+	first := wait[0]
+	text := fmt.Sprintf("%d held routes cannot come back yet, the first is %s: %s", len(wait), first.Route, first.Why)
+	if st.Error != "" {
+		text = st.Error + "; " + text
+	}
+	st.Error = text
+	e.log.warn("held routes wait for what they need", "routes", len(wait), "first", first.Route, "reason", first.Why)
+	return st
 }
 
 func (e *Enforcer) statusOf(s *session) SessionStatus {
@@ -141,6 +184,9 @@ func (e *Enforcer) note(a *plan.Action, err error, on occasion) {
 	}
 	already := errors.Is(err, ErrAlready)
 	if err != nil && !already {
+		if a.Kind == plan.Restore {
+			e.notBack[a.Held] = err
+		}
 		e.noteFailure(a, s, err)
 		return
 	}

@@ -26,7 +26,8 @@ or dropped as asked{{end}}; 1 when not, 3 when no daemon answers.
   sessions[]
     tunnel              interface name, as the session was opened with
     interface           its name now; absent when it was not renamed
-    state               connecting, enforcing, reconnecting, auditing, failed, restored
+    state               connecting, enforcing, reconnecting, auditing, failed, restored,
+                        restoring (ended, but some of what it had removed waits)
     error               why it failed; absent when it did not
     protected[]         prefixes that must leave through the tunnel
     excluded[]          prefixes that bypass it on purpose
@@ -45,7 +46,9 @@ or dropped as asked{{end}}; 1 when not, 3 when no daemon answers.
                         bytes, dropped, by[] (as below)
     on_leak             what is done with those now: count or drop; off: not even
                         counted
-{{end}}  incidents[]           the last ones, oldest first
+{{end}}  waiting[]             removed routes that no session keeps out any more and that cannot
+                        come back yet: route, since, why; absent when there is none
+  incidents[]           the last ones, oldest first
     id, tunnel          number since start; tunnel of the session
     what                removed, readded, restored, reported, failed; ended: a
                         session that a restart could not reopen

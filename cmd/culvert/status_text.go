@@ -32,6 +32,11 @@ func printStatus(w io.Writer, st report.Status) {
 	for i := range st.Sessions {
 		printDetails(w, &st.Sessions[i])
 	}
+	var waiting []string
+	for _, h := range st.Waiting {
+		waiting = append(waiting, h.Route+": "+h.Why)
+	}
+	printList(w, "not back yet, and no session keeps them out", waiting)
 	printIncidents(w, st.Incidents)
 }
 

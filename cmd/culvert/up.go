@@ -118,7 +118,8 @@ func newDown(p *platform) *cobra.Command {
 		Use:   "down --tunnel INTERFACE",
 		Short: "End a session and restore its routes",
 		Long: `End the session on a tunnel: what had been removed comes back, culvert's own
-routes go. It returns when that is done.
+routes go. It returns when that is done. What cannot come back yet, because its
+interface is down, is named, and the exit code is 1: the daemon gives it back later.
 
 ` + exitHelp,
 		Example: p.help("  culvert down --tunnel {{.Tunnel}}"),
@@ -154,6 +155,10 @@ func endSession(ctx context.Context, socket string, op control.Op, tunnel string
 }
 
 func sayClosed(w io.Writer, st enforce.SessionStatus) error {
+	if st.State == enforce.Restoring {
+		return fmt.Errorf("%s: %s; %s given back; %s; the daemon gives them back when they can be, \"culvert status\" lists them",
+			st.Tunnel, st.State, count(int(st.Restored), "route"), st.Error)
+	}
 	if st.Error != "" {
 		return fmt.Errorf("%s: %s: %s", st.Tunnel, st.State, st.Error)
 	}

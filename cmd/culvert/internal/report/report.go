@@ -13,8 +13,10 @@ import (
 type Status struct {
 	Sessions  []Session  `json:"sessions"`
 	Incidents []Incident `json:"incidents"`
-	Leaks     *Leaks     `json:"leaks,omitempty"` // nil when nothing was measured
-	Witness   Witness    `json:"witness"`
+	// Waiting are the held routes that no session keeps out, and that are not back.
+	Waiting []enforce.HeldRoute `json:"waiting,omitempty"`
+	Leaks   *Leaks              `json:"leaks,omitempty"` // nil when nothing was measured
+	Witness Witness             `json:"witness"`
 }
 
 // Session is a session and what leaked of it.
