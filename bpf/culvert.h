@@ -208,8 +208,10 @@ struct fragment {
 	__u32 proto;
 };
 
+/* Until when something is dropped, in ns; 0: for ever. Each is one aligned word. */
 struct settings {
-	__u64 deadline; /* boot time in ns after which nothing is dropped; 0: none */
+	__u64 heard; /* monotonic time, which stands still while the machine sleeps, as the process that renews it does */
+	__u64 until; /* boot time, which goes on */
 };
 
 struct meter {
@@ -483,7 +485,7 @@ static __always_inline bool to_many(const struct packet *p)
 	return (p->dest[0] & htonl(0xf0000000)) == htonl(0xe0000000) || p->dest[0] == 0xffffffff;
 }
 
-/* drops says whether r drops now: its action, while the deadline has not passed. */
+/* drops says whether r drops now: its action, while no deadline has passed. */
 static __always_inline bool drops(const struct rule *r)
 {
 	__u32 zero = 0;
@@ -492,7 +494,9 @@ static __always_inline bool drops(const struct rule *r)
 	if (r->action != ACTION_DROP)
 		return false;
 	s = bpf_map_lookup_elem(&settings, &zero);
-	return !s || !s->deadline || bpf_ktime_get_boot_ns() < s->deadline;
+	if (!s)
+		return true; /* never */
+	return (!s->heard || bpf_ktime_get_ns() < s->heard) && (!s->until || bpf_ktime_get_boot_ns() < s->until);
 }
 
 /* counter_of makes the counter when it is missing, and falls back to one of the overflow's when there is no room. */

@@ -235,15 +235,26 @@ func (s *stage) send(n int, arrive bool) {
 	}
 }
 
-// TestDeadline: drops end by themselves, with no daemon.
+// TestDeadline: drops end by themselves, with no daemon, by either clock.
 func TestDeadline(t *testing.T) {
+	for name, of := range map[string]func(*Config, time.Duration){
+		"sleep left out": func(c *Config, d time.Duration) { c.Heartbeat, c.Remaining = d, 2*time.Hour },
+		"sleep included": func(c *Config, d time.Duration) { c.Heartbeat, c.Remaining = 2*time.Hour, d },
+	} {
+		t.Run(name, func(t *testing.T) { testDeadline(t, of) })
+	}
+}
+
+func testDeadline(t *testing.T, of func(*Config, time.Duration)) {
 	s := newStage(t, Options{PinDir: pinDir(t)})
 	restart := time.Now()
 	s.w.Close()
 	s.w = s.host.open(s.w.opts)
 	after := 1500*time.Millisecond + 3*time.Since(restart) // it must not pass during the next one
+	cfg := Config{Prefixes: protect(stagePrefixes...), Action: Drop}
+	of(&cfg, after)
 	begin := time.Now()
-	set(t, s.w, Config{Prefixes: protect(stagePrefixes...), Action: Drop, Until: begin.Add(after)})
+	set(t, s.w, cfg)
 	s.w.Close()
 	s.w = s.host.open(s.w.opts)
 	if left := time.Until(s.status().Until); left <= 0 || left > after {

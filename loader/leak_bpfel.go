@@ -240,8 +240,9 @@ type leakSenderKey struct {
 }
 
 type leakSettings struct {
-	_        structs.HostLayout
-	Deadline uint64
+	_     structs.HostLayout
+	Heard uint64
+	Until uint64
 }
 
 type leakSubnet struct {

@@ -1,16 +1,10 @@
 package loader
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
-	"time"
-
-	"github.com/cilium/ebpf"
-	"golang.org/x/sys/unix"
 )
 
 // rules is a policy as the programs read it.
@@ -66,93 +60,8 @@ func (w *Witness) set(cfg Config) error {
 		w.cfg = before
 		return err
 	}
-	w.rules = next
-	w.status.Until = cfg.Until
-	return errors.Join(w.renew(), w.narrow(), w.guardAfter(cfg))
-}
-
-// swap changes what packets see. Until both families' stores each packet is judged as before, but that an interface is
-// exempt only where both the old policy and the new one say so.
-func (w *Witness) swap(next rules, exempt groups) error {
-	put := func() error { return nil }
-	if !w.configured || !maps.Equal(next, w.rules) {
-		tries, err := w.buildBoth(next)
-		if err != nil {
-			return err
-		}
-		defer tries.close()
-		put = func() error { return tries.put(&w.objs.leakMaps) }
-	}
-	w.configured = true
-	both := func(d *device) uint32 { return d.exempt & exempt.of(d.index) }
-	if err := w.exempt(both); err != nil {
-		return err
-	}
-	if err := w.setDeadline(w.cfg.Until); err != nil {
-		return err
-	}
-	if err := put(); err != nil {
-		return err
-	}
-	w.groups = exempt
-	return w.exempt(func(d *device) uint32 { return exempt.of(d.index) })
-}
-
-// tries are a policy, built aside.
-type tries struct{ v4, v6 *ebpf.Map }
-
-func (w *Witness) buildBoth(all rules) (tries, error) {
-	v4, err := w.build(w.trie4, all, netip.Addr.Is4)
-	if err != nil {
-		return tries{}, err
-	}
-	v6, err := w.build(w.trie6, all, netip.Addr.Is6)
-	if err != nil {
-		v4.Close()
-		return tries{}, err
-	}
-	return tries{v4, v6}, nil
-}
-
-func (t tries) close() {
-	t.v4.Close()
-	t.v6.Close()
-}
-
-// put puts them in force.
-func (t tries) put(m *leakMaps) error {
-	if err := errors.Join(m.Policies4.Put(uint32(0), t.v4), m.Policies6.Put(uint32(0), t.v6)); err != nil {
-		return fmt.Errorf("swap policy: %w", err)
-	}
-	return nil
-}
-
-// build makes a trie of one family's rules, aside.
-func (w *Witness) build(spec *ebpf.MapSpec, all rules, of func(netip.Addr) bool) (*ebpf.Map, error) {
-	spec = spec.Copy()
-	spec.MaxEntries = uint32(len(all) + 1)
-	trie, err := ebpf.NewMap(spec)
-	if err != nil {
-		return nil, fmt.Errorf("make trie: %w", err)
-	}
-	for prefix, rule := range all {
-		if !of(prefix.Addr()) {
-			continue
-		}
-		if err := trie.Put(trieKey(prefix), rule); err != nil {
-			trie.Close()
-			return nil, fmt.Errorf("add %s to trie: %w", prefix, err)
-		}
-	}
-	return trie, nil
-}
-
-func trieKey(p netip.Prefix) any {
-	if a := p.Addr(); a.Is4() {
-		b := a.As4()
-		return leakPrefix4{Bits: uint32(p.Bits()), Addr: binary.NativeEndian.Uint32(b[:])}
-	}
-	return leakPrefix6{Bits: uint32(p.Bits()), Addr: words(p.Addr())}
+	all := func(d *device) uint32 { return exempt.of(d.index) }
+	return errors.Join(w.exempt(all), w.renew(), w.narrow(), w.guardAfter(cfg))
 }
 
 // compile merges the lines of cfg by prefix and refuses what contradicts itself.
@@ -257,18 +166,6 @@ func addGate(r *leakRule, g leakGate) error {
 	return nil
 }
 
-// setDeadline is one aligned store of eight bytes: the programs see the old one or the new.
-func (w *Witness) setDeadline(until time.Time) error {
-	var s leakSettings
-	if !until.IsZero() {
-		s.Deadline = uint64(max(1, bootNow()+time.Until(until)))
-	}
-	if err := w.objs.Settings.Put(uint32(0), s); err != nil {
-		return fmt.Errorf("set deadline: %w", err)
-	}
-	return nil
-}
-
 // exempt gives each device its groups. A device that no program sees stays unknown to the early hook.
 func (w *Witness) exempt(of func(*device) uint32) error {
 	for _, d := range w.devices {
@@ -278,17 +175,4 @@ func (w *Witness) exempt(of func(*device) uint32) error {
 		}
 	}
 	return nil
-}
-
-// bootNow reads the clock that the programs read: it goes on while the machine sleeps.
-func bootNow() time.Duration {
-	var ts unix.Timespec
-	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts) != nil {
-		return 0
-	}
-	return time.Duration(ts.Nano())
-}
-
-func wallTime(boot uint64) time.Time {
-	return time.Now().Add(time.Duration(boot) - bootNow())
 }

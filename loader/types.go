@@ -141,9 +141,12 @@ type Prefix struct {
 type Config struct {
 	Prefixes []Prefix
 	Action   Action
-	Tunnels  []int     // interface indexes; a sole tunnel gets no program, of several each is watched for the others'
-	Guard    bool      // pin everything, to outlive this process; Drop does so too
-	Until    time.Time // nothing is dropped after it, daemon or no daemon; zero is no limit
+	Tunnels  []int // interface indexes; a sole tunnel gets no program, of several each is watched for the others'
+	Guard    bool  // pin everything, to outlive this process; Drop does so too
+	// For how long drops go on from Set on, unless it is called again; 0 is no limit, and the nearer one counts. Both are
+	// judged by the programs, with or without this process.
+	Heartbeat time.Duration // sleep left out: while the machine sleeps nobody can call Set
+	Remaining time.Duration // sleep included
 }
 
 // Drops reports whether any line of the policy drops.
@@ -254,7 +257,7 @@ type Status struct {
 	Guarded    string        // the directory that holds the pins; "" when nothing is pinned
 	Unpinned   string        // why drops end with this process though the policy in force should outlive it; "" when they do not
 	Adopted    bool          // an earlier process's guard was taken over
-	Until      time.Time     // the deadline in force
+	Until      time.Time     // when drops end if Set is not called again, and the machine does not sleep; zero is never
 	Unseen     []string      // what on this host may send or change packets unseen, in words
 	Suppressed uint64        // samples held back by the rate limit
 	Lost       uint64        // samples that found no room

@@ -33,8 +33,10 @@ type Witness struct {
 	trie6  *ebpf.MapSpec
 
 	// The rest is the goroutine's own.
+	put          func(m *ebpf.Map, key, value any) error // stores of a swap
 	cfg          Config
 	rules        rules
+	tries        tries // in force, of this process's own
 	groups       groups
 	status       Status
 	ns           namespace
@@ -69,7 +71,7 @@ func Open(opts Options) (*Witness, error) {
 	w := &Witness{
 		opts: opts, log: opts.Logger, ns: ns,
 		ops: make(chan func()), quit: make(chan struct{}), done: make(chan struct{}),
-		devices: map[int]*device{}, held: map[string]*anchor{}, subnets: subnets{},
+		devices: map[int]*device{}, held: map[string]*anchor{}, subnets: subnets{}, put: (*ebpf.Map).Put,
 	}
 	ready := make(chan error)
 	go w.run(ready)
@@ -179,18 +181,6 @@ func (w *Witness) leakSpec() (*ebpf.CollectionSpec, error) {
 	return spec, nil
 }
 
-// readDeadline learns that of an adopted guard.
-func (w *Witness) readDeadline() error {
-	var s leakSettings
-	if err := w.objs.Settings.Lookup(uint32(0), &s); err != nil {
-		return fmt.Errorf("read deadline: %w", err)
-	}
-	if s.Deadline != 0 {
-		w.status.Until = wallTime(s.Deadline)
-	}
-	return nil
-}
-
 // reserve makes the counters that take what finds no room.
 func (w *Witness) reserve() error {
 	for _, why := range []leakReason{leakReasonREASON_OVERFLOW, leakReasonREASON_EXEMPT} {
@@ -283,6 +273,7 @@ func (w *Witness) stop() error {
 	if w.second != (leakPrograms{}) {
 		errs = append(errs, w.second.Close())
 	}
+	w.tries.close()
 	return errors.Join(append(errs, w.objs.Close())...)
 }
 

@@ -49,7 +49,8 @@ had, and "culvert status" says so.
                       only at its end would be late. Needs the witness.
   --guard-for 10m     drops end, and the session with them, when the tunnel has
                       been away for so long, or the daemon dead (for 7/8 of it
-                      at least)
+                      at least). While the machine sleeps a tunnel is away, but
+                      the daemon is not dead
 
 A guard lets pass what is excluded, the server's transport, and the link's own
 DHCP and neighbour discovery. It does not outlive a reboot.

@@ -148,7 +148,7 @@ type Witness struct {
 	Reason     string    `json:"reason,omitempty"`    // why it is off
 	Error      string    `json:"error,omitempty"`     // why what is in force is not what should be
 	Guard      string    `json:"guard,omitempty"`     // folder of what outlives the daemon
-	Until      time.Time `json:"until,omitzero"`      // nothing is dropped after it
+	Until      time.Time `json:"until,omitzero"`      // when drops end if nothing renews them, and the machine does not sleep
 	Adopted    bool      `json:"adopted,omitempty"`   // an earlier daemon's guard was taken over, with its counts
 	Holding    []string  `json:"holding,omitempty"`   // tunnels that are away while a guard holds
 	Senders    string    `json:"senders,omitempty"`   // what the naming of senders lacks

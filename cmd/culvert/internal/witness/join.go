@@ -171,9 +171,9 @@ func (j *Join) Run(ctx context.Context) error {
 	defer timer.Stop()
 	var renew <-chan time.Time
 	if j.keep != nil {
-		ticker := time.NewTicker(j.renewal())
-		defer ticker.Stop()
-		renew = ticker.C
+		ticks, stop := newTicker(j.renewal())
+		defer stop()
+		renew = ticks
 	}
 	for {
 		select {

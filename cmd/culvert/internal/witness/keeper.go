@@ -20,13 +20,14 @@ type keeper struct {
 	probe Probe
 	want  Rules
 	log   *slog.Logger
-	now   func() time.Time
+	now   func() time.Time     // sleep left out, as the daemon's own timers leave it out
+	boot  func() time.Duration // since some moment, sleep included
 
 	// mu guards everything below, and that policies are set in order.
 	mu      sync.Mutex
 	last    enforce.Protection         // as the enforcer said it
 	waiting map[string]enforce.Session // guarded by an earlier daemon, and not seen since
-	away    map[string]time.Time       // since when a tunnel is away
+	away    map[string]time.Duration   // since when a tunnel is away, by boot
 	freed   map[string]bool            // away for longer than a guard lasts
 	ending  map[string]bool            // whose sessions somebody ends
 	ended   map[string]lingering       // vanished with their tunnels: counted on for a while
@@ -36,13 +37,13 @@ type keeper struct {
 	frozen  bool                       // nothing is set any more
 	err     error                      // of the last setting
 	inForce *loader.Config             // the last that was set, its deadline apart; nil before
-	until   time.Time                  // its deadline
+	over    func() bool                // whether its deadline has passed; nil where it has none
 }
 
 func newKeeper(p Probe, want Rules, log *slog.Logger) *keeper {
 	return &keeper{
-		probe: p, want: want, log: log, now: time.Now,
-		waiting: map[string]enforce.Session{}, away: map[string]time.Time{},
+		probe: p, want: want, log: log, now: time.Now, boot: bootTime,
+		waiting: map[string]enforce.Session{}, away: map[string]time.Duration{},
 		freed: map[string]bool{}, owners: map[uint32]owner{}, ending: map[string]bool{}, ended: map[string]lingering{},
 	}
 }
@@ -179,9 +180,9 @@ func (k *keeper) forget(tunnel string) bool {
 func (k *keeper) tick() (ended []string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	now := k.now()
+	now, boot := k.now(), k.boot()
 	for tunnel, since := range k.away {
-		if k.want.For > 0 && !k.freed[tunnel] && now.Sub(since) >= k.want.For {
+		if k.want.For > 0 && !k.freed[tunnel] && boot-since >= k.want.For {
 			k.freed[tunnel] = true
 			delete(k.waiting, tunnel)
 			ended = append(ended, tunnel)
@@ -218,15 +219,14 @@ func (k *keeper) set(renew bool) {
 	if k.held || k.frozen {
 		return
 	}
-	now := k.now()
 	p := enforce.Protection{Sessions: k.sessions(), Gateways: k.last.Gateways}
-	k.noteAway(p.Sessions, now)
+	k.noteAway(p.Sessions, k.boot())
 	pol := k.compile(p)
 	if !renew && k.err == nil && k.inForce != nil && reflect.DeepEqual(pol.config, *k.inForce) {
 		return
 	}
 	same := pol.config
-	pol.config.Until = k.deadline(p.Sessions, now)
+	over := k.deadline(&pol.config, p.Sessions)
 	maps.Copy(k.owners, pol.owners)
 	if err := k.probe.Set(pol.config); err != nil {
 		if k.err == nil {
@@ -235,7 +235,7 @@ func (k *keeper) set(renew bool) {
 		k.err = err
 		return
 	}
-	k.err, k.inForce, k.until = nil, &same, pol.config.Until
+	k.err, k.inForce, k.over = nil, &same, over
 }
 
 // compile makes the policy of the sessions and of those that linger.
@@ -256,7 +256,7 @@ func (k *keeper) compile(p enforce.Protection) policy {
 }
 
 // noteAway keeps track of which tunnels are away.
-func (k *keeper) noteAway(sessions []enforce.ProtectedSession, now time.Time) {
+func (k *keeper) noteAway(sessions []enforce.ProtectedSession, boot time.Duration) {
 	is := map[string]bool{}
 	for _, s := range sessions {
 		if s.Link != 0 {
@@ -264,31 +264,32 @@ func (k *keeper) noteAway(sessions []enforce.ProtectedSession, now time.Time) {
 		}
 		is[s.Tunnel] = true
 		if _, ok := k.away[s.Tunnel]; !ok {
-			k.away[s.Tunnel] = now
+			k.away[s.Tunnel] = boot
 		}
 	}
 	gone := func(tunnel string) bool { return !is[tunnel] }
-	maps.DeleteFunc(k.away, func(tunnel string, _ time.Time) bool { return gone(tunnel) })
+	maps.DeleteFunc(k.away, func(tunnel string, _ time.Duration) bool { return gone(tunnel) })
 	maps.DeleteFunc(k.freed, func(tunnel string, _ bool) bool { return gone(tunnel) })
 }
 
-// deadline is when drops end without this process: For from now, as long as there
-// is a tunnel; else when the last guard of those that are away does.
-func (k *keeper) deadline(sessions []enforce.ProtectedSession, now time.Time) time.Time {
+// deadline says when drops end without this process, and returns a way to ask whether they have. As long as there is a
+// tunnel it is a heartbeat: it must not end while the machine sleeps, for this process sleeps too. Else it is when the last
+// guard of those that are away does, and that goes on in sleep.
+func (k *keeper) deadline(cfg *loader.Config, sessions []enforce.ProtectedSession) (over func() bool) {
 	if k.want.For == 0 || len(sessions) == 0 {
-		return time.Time{}
+		return nil
 	}
-	var last time.Time
+	now, boot := k.now(), k.boot()
+	var last time.Duration
 	for _, s := range sessions {
-		since := now
-		if s.Link == 0 {
-			since = k.away[s.Tunnel]
+		if s.Link != 0 {
+			cfg.Heartbeat = k.want.For
+			return func() bool { return k.now().Sub(now) >= k.want.For }
 		}
-		if end := since.Add(k.want.For); end.After(last) {
-			last = end
-		}
+		last = max(last, k.away[s.Tunnel]+k.want.For)
 	}
-	return last
+	cfg.Remaining = max(1, last-boot)
+	return func() bool { return k.boot() >= last }
 }
 
 // pace is how often the deadline wants renewing; 0 is not at all.
@@ -331,7 +332,7 @@ func (k *keeper) doneLocked(tunnel string) report.Mode {
 	if k.inForce == nil {
 		return mode
 	}
-	over := !k.until.IsZero() && !k.now().Before(k.until)
+	over := k.over != nil && k.over()
 	for _, p := range k.inForce.Prefixes {
 		if p.Class != loader.Protected || k.owners[p.ID].tunnel != tunnel {
 			continue

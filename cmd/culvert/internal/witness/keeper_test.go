@@ -73,16 +73,27 @@ func (p *fakeProbe) last() string {
 	return shown(policy{config: p.sets[len(p.sets)-1]})
 }
 
-func (p *fakeProbe) until() time.Time { return p.sets[len(p.sets)-1].Until }
+// deadlines are those of what is in force.
+func (p *fakeProbe) deadlines() (heartbeat, remaining time.Duration) {
+	cfg := p.sets[len(p.sets)-1]
+	return cfg.Heartbeat, cfg.Remaining
+}
 
 var start = time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
 
 // clock is a keeper whose time is set by hand.
 func clock(p *fakeProbe, want Rules) (*keeper, *time.Time) {
-	now := start
+	k, now, _ := sleeper(p, want)
+	return k, now
+}
+
+// sleeper is a keeper on a machine that also sleeps by hand.
+func sleeper(p *fakeProbe, want Rules) (*keeper, *time.Time, *time.Duration) {
+	now, slept := start, time.Duration(0)
 	k := newKeeper(p, want, slog.New(slog.DiscardHandler))
 	k.now = func() time.Time { return now }
-	return k, &now
+	k.boot = func() time.Duration { return now.Sub(start) + slept }
+	return k, &now, &slept
 }
 
 func sessions(list ...enforce.ProtectedSession) enforce.Protection {
@@ -174,14 +185,15 @@ func TestKeeperDeadline(t *testing.T) {
 	k.protect(sessions(protected("tun0", 7, "10.0.0.0/8"), protected("wg0", 9, "10.1.0.0/16")))
 	*now = start.Add(10 * time.Second)
 	k.tick()
-	if got := p.until(); !got.Equal(now.Add(time.Minute)) {
-		t.Errorf("while the tunnels stand: %v", got)
+	if beat, left := p.deadlines(); beat != time.Minute || left != 0 {
+		t.Errorf("while the tunnels stand: %v without a sign of the daemon, %v in all", beat, left)
 	}
 	lost := *now
 	k.protect(sessions(protected("tun0", 0, "10.0.0.0/8"), protected("wg0", 0, "10.1.0.0/16")))
 	*now = lost.Add(30 * time.Second)
-	if ended := k.tick(); len(ended) != 0 || !p.until().Equal(lost.Add(time.Minute)) {
-		t.Errorf("while the tunnels are away: %v, until %v", ended, p.until())
+	ended := k.tick()
+	if beat, left := p.deadlines(); len(ended) != 0 || beat != 0 || left != 30*time.Second {
+		t.Errorf("while the tunnels are away: ended %v, %v without a sign of the daemon, %v in all", ended, beat, left)
 	}
 	k.protect(sessions(protected("tun0", 0, "10.0.0.0/8"), protected("wg0", 10, "10.1.0.0/16")))
 	*now = lost.Add(time.Minute)
@@ -199,6 +211,36 @@ func TestKeeperDeadline(t *testing.T) {
 	k.protect(sessions(protected("tun0", 0, "10.0.0.0/8"), protected("wg0", 10, "10.1.0.0/16")))
 	if holding, _ := k.state(); strings.Join(holding, " ") != "tun0" || !strings.Contains(p.last(), "by 0 drop") {
 		t.Errorf("holding %v:\n%s", holding, p.last())
+	}
+}
+
+// TestKeeperSleeps: a machine that sleeps for longer than a guard lasts. The daemon sleeps too, so the silence is no sign of
+// its end; what is away is away in sleep as well, for the kernel and for the daemon alike.
+func TestKeeperSleeps(t *testing.T) {
+	p := &fakeProbe{}
+	k, _, slept := sleeper(p, Rules{Drop: true, For: time.Minute})
+	k.protect(sessions(protected("tun0", 7, "10.0.0.0/8")))
+	*slept = time.Hour
+	if got := k.done("tun0"); got != report.Drop {
+		t.Errorf("on waking: %v", got)
+	}
+	if ended := k.tick(); len(ended) != 0 {
+		t.Errorf("ended with the tunnel up: %v", ended)
+	}
+	k.protect(sessions(protected("tun0", 0, "10.0.0.0/8")))
+	*slept += 59 * time.Second
+	if ended := k.tick(); len(ended) != 0 || k.done("tun0") != report.Drop {
+		t.Errorf("a guard that has not lasted its time: ended %v, %v", ended, k.done("tun0"))
+	}
+	if _, left := p.deadlines(); left != time.Second {
+		t.Errorf("%v left of a minute after 59 s of sleep", left)
+	}
+	*slept += time.Second
+	if got := k.done("tun0"); got != report.Count {
+		t.Errorf("the kernel's drops have ended: %v", got)
+	}
+	if ended := k.tick(); strings.Join(ended, " ") != "tun0" {
+		t.Errorf("a guard that lasted its time in sleep: ended %v", ended)
 	}
 }
 
