@@ -120,6 +120,7 @@ type Event struct {
 type Session struct {
 	Tunnel            string         `json:"tunnel"` // interface name
 	Protect           []netip.Prefix `json:"protect"`
+	Derived           []netip.Prefix `json:"derived,omitempty"` // of Protect: nobody asked for them, and where another session names one it is that one's
 	Exclude           []netip.Prefix `json:"exclude,omitempty"`
 	Servers           []Server       `json:"servers,omitempty"`
 	ExcludeInterfaces []string       `json:"exclude_interfaces,omitempty"` // names or patterns (path.Match); their routes are reported, not removed

@@ -243,7 +243,12 @@ func (e *Enforcer) reopen() error {
 	}
 	for _, k := range kept {
 		k.Session.Protect = withoutServers(k.Session) // earlier versions took them
+		if !k.Own {
+			e.fit(&k.Session)
+		}
 		s := &session{Session: k.Session, asked: k.Session, state: Connecting, id: k.Link, unasked: true}
+		same := !isAnother(k.Link, e.link(k.Link.Index))
+		guard := e.opt.OnLoss == LossGuard
 		switch {
 		case k.Own:
 			e.recall(&k)
@@ -252,19 +257,39 @@ func (e *Enforcer) reopen() error {
 			continue
 		case slices.ContainsFunc(e.sessions, func(o *session) bool { return o.Tunnel == k.Session.Tunnel }):
 			continue // opened anew, perhaps otherwise
-		case !isAnother(k.Link, e.link(k.Link.Index)) && e.checkKept(&k) == nil:
-			s.link = k.Link.Index // known by its index, though it was renamed since it was opened
-		case k.Session.Rearm && (k.Link == LinkID{} || e.opt.OnLoss != LossGuard): // it waits for its tunnel
-		case e.opt.OnLoss == LossGuard: // it vanished while nobody watched: go on guarding
-			s.link, s.loss = noLink, true
-		default:
+		case e.checkKept(&k) != nil || !same && !guard && !k.Session.Rearm:
 			e.notReopened(&k)
 			continue
+		case same:
+			s.link = k.Link.Index // known by its index, though it was renamed since it was opened
+		case guard && k.Link != LinkID{}: // it vanished while nobody watched: go on guarding
+			s.link, s.loss = noLink, true
 		}
 		e.sessions = append(e.sessions, s)
 		e.log.info("session reopened", "tunnel", k.Session.Tunnel, "guard", s.loss)
 	}
 	return nil
+}
+
+// fit takes from a kept session what the others, who were asked first now, have: one
+// prefix that two claim does not cost all of it.
+func (e *Enforcer) fit(s *Session) {
+	for {
+		problems := e.problems(*s, e.facts.Links)
+		taken := func(p netip.Prefix) bool {
+			return slices.ContainsFunc(problems, func(pr plan.Problem) bool { return pr.Prefix == p })
+		}
+		had := len(s.Protect) + len(s.Exclude)
+		s.Protect = slices.DeleteFunc(slices.Clone(s.Protect), taken)
+		s.Exclude = slices.DeleteFunc(slices.Clone(s.Exclude), taken)
+		s.OtherTable = slices.DeleteFunc(slices.Clone(s.OtherTable), taken)
+		if len(s.Protect)+len(s.Exclude) == had {
+			return
+		}
+		for _, pr := range problems {
+			e.log.warn("a prefix of a kept session is left out", "tunnel", s.Tunnel, "prefix", pr.Prefix, "reason", pr.Text)
+		}
+	}
 }
 
 // rejoin joins a kept session that a hook had opened with what the configuration
@@ -275,6 +300,7 @@ func (e *Enforcer) rejoin(k *KeptSession) bool {
 		return false
 	}
 	s := e.joined(k.Session)
+	e.fit(&s)
 	same := !isAnother(k.Link, e.link(k.Link.Index))
 	if !same && e.opt.OnLoss != LossGuard || e.check(s, e.facts.Links) != nil {
 		return false
@@ -314,8 +340,8 @@ func (e *Enforcer) checkKept(k *KeptSession) error {
 // not protected from now on.
 func (e *Enforcer) notReopened(k *KeptSession) {
 	why := "its tunnel is gone, or is another interface now"
-	if !isAnother(k.Link, e.link(k.Link.Index)) {
-		why = e.checkKept(k).Error()
+	if err := e.checkKept(k); err != nil {
+		why = err.Error()
 	}
 	e.log.warn("session not reopened: it is protected no longer", "tunnel", k.Session.Tunnel, "protect", k.Session.Protect, "reason", why)
 	now := time.Now()

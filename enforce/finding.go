@@ -13,7 +13,7 @@ import (
 // that stay by the operator's word.
 func (e *Enforcer) takeIn(pl *plan.Plan) {
 	for _, s := range e.sessions {
-		s.unfit = slices.Concat(e.localFindings(s), e.ruleFindings(s), e.facts.Bypasses)
+		s.unfit = slices.Concat(leftFindings(s), e.localFindings(s), e.ruleFindings(s), e.facts.Bypasses)
 		s.notes = nil
 		e.tellFamily(s, e.familyFinding(s, pl))
 	}

@@ -294,3 +294,26 @@ func TestWaitingIsKept(t *testing.T) {
 		t.Errorf("%s is %s", st.Tunnel, st.State)
 	}
 }
+
+// TestKeptIsFitted: a kept session that names what the configuration gives to another
+// tunnel now loses that alone.
+func TestKeptIsFitted(t *testing.T) {
+	for _, loss := range []enforce.Loss{enforce.LossRestore, enforce.LossGuard} {
+		sys, store := newTypedHost(t), &keptStore{}
+		opt := enforce.Options{Sessions: store, OnLoss: loss}
+		e, stop := run(t, sys, &enforcetest.Journal{}, opt)
+		open(t, e, split)
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		opt.Own = []enforce.Session{{Tunnel: "wg9", Protect: prefixes("fd31::/32 172.29.0.0/16"), Rearm: true}}
+		e, _ = run(t, sys, &enforcetest.Journal{}, opt)
+		st, err := e.Status(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(st.Sessions) != 2 || !slices.Equal(st.Sessions[1].Protected, prefixes("172.31.0.0/16")) || st.Sessions[1].State != enforce.Enforcing {
+			t.Errorf("%s: %+v", loss, st.Sessions)
+		}
+	}
+}

@@ -21,6 +21,7 @@ import (
 func Join(own, hook Session) Session {
 	out := own
 	out.Protect = slices.Concat(own.Protect, without(hook.Protect, own.Exclude))
+	out.Derived = without(hook.Derived, slices.Concat(own.Protect, own.Exclude))
 	out.Exclude = slices.Concat(own.Exclude, without(hook.Exclude, own.Protect))
 	out.OtherTable = slices.Concat(own.OtherTable, without(hook.OtherTable, own.Exclude))
 	out.Servers = union(own.Servers, hook.Servers)
@@ -161,7 +162,8 @@ func (e *Enforcer) next() (next []*session, done Reloaded) {
 			done.Closed = append(done.Closed, o.Tunnel)
 			continue
 		}
-		if equalWish(want, o.Session) {
+		was := o.Session
+		if was.Protect = o.whole(); equalWish(want, was) {
 			done.Kept = append(done.Kept, o.Tunnel)
 		} else {
 			done.Changed = append(done.Changed, o.Tunnel)

@@ -21,9 +21,10 @@ type session struct {
 	link    uint32
 	id      LinkID // of the tunnel, as it was seen last
 	up      bool
-	loss    bool   // the tunnel was there and vanished; the guard holds
-	poser   string // what has the name of a tunnel that is away, and is not it
-	posed   uint32 // its index, once it was told
+	loss    bool     // the tunnel was there and vanished; the guard holds
+	poser   string   // what has the name of a tunnel that is away, and is not it
+	posed   uint32   // its index, once it was told
+	left    []leaves // of Derived: not in Protect while another has it
 
 	unasked bool          // the servers found are another interface's, or another process found them
 	split   *netip.Prefix // the Protect that was found to be no full tunnel's, by where it begins
@@ -143,15 +144,18 @@ func (e *Enforcer) leave(s *session) { e.closing, s.tally.changed = s, time.Now(
 
 // become makes a session what is asked of it now.
 func (s *session) become(wish Session) {
-	if !equalWish(wish, s.Session) {
+	was := s.Session
+	was.Protect = s.whole()
+	if !equalWish(wish, was) {
 		s.tally.changed = time.Now()
 	}
-	s.Session = wish
+	s.Session, s.left = wish, nil
 }
 
 // tidy sorts and merges a session's lists, so that equal sessions are equal.
 func tidy(s Session) Session {
 	s.Protect = sortedPrefixes(s.Protect)
+	s.Derived = sortedPrefixes(s.Derived)
 	s.Exclude = sortedPrefixes(s.Exclude)
 	s.OtherTable = sortedPrefixes(s.OtherTable)
 	return s
@@ -251,18 +255,24 @@ func (e *Enforcer) watches(tunnel string) bool {
 
 // checkTogether builds the policy that the session would make with the others.
 func (e *Enforcer) checkTogether(s Session, links []plan.Link) error {
-	all := []*session{{Session: s, link: 1, up: true}}
+	if problems := e.problems(s, links); len(problems) > 0 {
+		return &InputError{Input: problems[0].Prefix.String(), Text: problems[0].Text}
+	}
+	return nil
+}
+
+// problems are what the policy of all sessions and this one would lack.
+func (e *Enforcer) problems(s Session, links []plan.Link) []plan.Problem {
+	all := []*session{}
 	self := e.sessionNamed(s.Tunnel)
 	for _, o := range e.sessions {
 		if o != self {
-			all = append(all, &session{Session: o.Session, link: uint32(len(all)) + 1})
+			all = append(all, &session{Session: o.Session, left: o.left, link: uint32(len(all)) + 1})
 		}
 	}
+	all = append(all, &session{Session: s, link: uint32(len(all)) + 1, up: true})
 	_, problems := plan.Build(e.spec(all, links))
-	if len(problems) == 0 {
-		return nil
-	}
-	return &InputError{Input: problems[0].Prefix.String(), Text: problems[0].Text}
+	return problems
 }
 
 // spec is what the policy of the given sessions is built from.
@@ -272,11 +282,12 @@ func (e *Enforcer) spec(sessions []*session, links []plan.Link) plan.Spec {
 	for _, s := range sessions {
 		all = append(all, s.Session)
 	}
-	for _, s := range sessions {
+	for i, s := range sessions {
 		if s.link == 0 {
 			continue
 		}
-		ps := plan.Session{Tunnel: s.link, TunnelUp: s.up, Protect: s.Protect, Exclude: s.Exclude, OtherTable: s.OtherTable}
+		protect, _ := divide(sessions, i)
+		ps := plan.Session{Tunnel: s.link, TunnelUp: s.up, Protect: protect, Exclude: s.Exclude, OtherTable: s.OtherTable}
 		ps.Reject = Rejected(all, &s.Session)
 		for _, srv := range s.Servers {
 			ps.Servers = append(ps.Servers, srv.Addr.Addr().Unmap())
@@ -412,6 +423,7 @@ func (e *Enforcer) stand(s *session, l *plan.Link) {
 // rebuild makes the policy of the sessions as they are, when it is another.
 func (e *Enforcer) rebuild() {
 	old := e.policy().Spec()
+	e.divideAll()
 	spec := e.spec(e.sessions, e.facts.Links)
 	transports := e.transports()
 	if slices.EqualFunc(spec.Sessions, old.Sessions, equalSession) && slices.Equal(transports, e.carried) {

@@ -288,6 +288,11 @@ func (c *Call) Session() (enforce.Session, error) {
 	// A route to the server itself by the tunnel would be the tunnel's end.
 	s.Protect = slices.DeleteFunc(s.Protect, func(p netip.Prefix) bool { return p.IsSingleIP() && c.isServer(p.Addr()) })
 	s.Protect, s.Exclude = c.merge(s.Protect, s.Exclude)
+	for _, p := range c.subnets { // another VPN may have the same network
+		if slices.Contains(s.Protect, p) {
+			s.Derived = append(s.Derived, p)
+		}
+	}
 	switch {
 	case c.tooMany:
 		return s, fmt.Errorf("%s: %w: more than %d of one family; let the server push shorter prefixes, or open the session with \"culvert up\"", c.Device, ErrTooMany, maxRoutes)

@@ -258,3 +258,23 @@ func FuzzRead(f *testing.F) {
 		}
 	})
 }
+
+// TestDerived: the tunnel's own network is marked as nobody's wish, also where the server
+// pushes a route to it, and nothing else is.
+func TestDerived(t *testing.T) {
+	const base = "script_type=route-up\ndev=tun0\nifconfig_local=10.8.0.2\nifconfig_netmask=255.255.255.0\ntrusted_ip=198.51.100.7\ntrusted_port=1194\nproto_1=udp\nroute_vpn_gateway=10.8.0.1\n"
+	for env, want := range map[string]string{
+		base + "route_network_1=10.1.0.0\nroute_netmask_1=255.255.0.0\n":                                                          "[10.8.0.0/24]",
+		base + "route_network_1=10.8.0.0\nroute_netmask_1=255.255.255.0\n":                                                        "[10.8.0.0/24]",
+		base + "route_network_1=10.8.0.0\nroute_netmask_1=255.255.0.0\nifconfig_ipv6_local=fd00:8::2\nifconfig_ipv6_netbits=64\n": "[10.8.0.0/24 fd00:8::/64]",
+	} {
+		c, err := Read(environment(env))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := c.Session()
+		if got := fmt.Sprint(s.Derived); err != nil || got != want {
+			t.Errorf("%s\n%v, of the tunnel's own are %s, want %s", env, err, got, want)
+		}
+	}
+}

@@ -1,0 +1,89 @@
+package enforce
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+)
+
+// Two VPNs may have the same network of their own: 10.8.0.0/24 is OpenVPN's usual one.
+// The kernel lives with both. One of them has it here too, and the other session goes
+// on without: one prefix that cannot be settled does not cost all of a session.
+
+// leaves is what a session left to another that names it too.
+type leaves struct {
+	prefix netip.Prefix
+	to     string // the other's tunnel
+}
+
+// whole is all that a session asks to protect, what it left to others included.
+func (s *session) whole() []netip.Prefix {
+	if len(s.left) == 0 {
+		return s.Protect
+	}
+	out := slices.Clone(s.Protect)
+	for _, l := range s.left {
+		out = append(out, l.prefix)
+	}
+	return sortedPrefixes(out)
+}
+
+// divide says what one session of several protects, and what it leaves to others. Those
+// without a tunnel, or a guard in place of it, have no part in it.
+func divide(all []*session, i int) (protect []netip.Prefix, left []leaves) {
+	s := all[i]
+	if len(s.Derived) == 0 {
+		return s.Protect, nil
+	}
+	for _, p := range s.whole() {
+		if to := claimant(all, i, p); to != nil && slices.Contains(s.Derived, p) {
+			left = append(left, leaves{p, to.Tunnel})
+			continue
+		}
+		protect = append(protect, p)
+	}
+	return protect, left
+}
+
+// claimant returns the session that a derived prefix of one belongs to: one that was
+// told of it, whether to protect or to exclude, else the earliest. It is nil where that
+// is the session itself.
+func claimant(all []*session, i int, p netip.Prefix) *session {
+	for j, o := range all {
+		derived := slices.Contains(o.Derived, p)
+		switch {
+		case j == i || o.link == 0 || derived && j > i:
+		case slices.Contains(o.Exclude, p) || slices.Contains(o.whole(), p):
+			return o
+		}
+	}
+	return nil
+}
+
+// divideAll brings all sessions to what each of them protects now.
+func (e *Enforcer) divideAll() {
+	type part struct {
+		protect []netip.Prefix
+		left    []leaves
+	}
+	parts := make([]part, len(e.sessions))
+	for i := range e.sessions {
+		parts[i].protect, parts[i].left = divide(e.sessions, i)
+	}
+	for i, s := range e.sessions {
+		for _, l := range without(parts[i].left, s.left) {
+			e.log.warn("a network of the tunnel's own is another session's too: here it is not protected", "tunnel", s.Tunnel, "prefix", l.prefix, "other", l.to)
+		}
+		if s.left = parts[i].left; !slices.Equal(s.Protect, parts[i].protect) {
+			s.Protect = parts[i].protect
+		}
+	}
+}
+
+// leftFindings tells of what a session left to others.
+func leftFindings(s *session) (out []string) {
+	for _, l := range s.left {
+		out = append(out, fmt.Sprintf("%s is this tunnel's own network, and the session on %s names it too: it is that one's, and packets to it do not go by %s", l.prefix, l.to, s.Tunnel))
+	}
+	return out
+}
