@@ -186,6 +186,7 @@ func TestReportedAgain(t *testing.T) {
 	s.ExcludeInterfaces = []string{"eth0"}
 	stands := via("172.31.5.0/24", "192.168.1.66", eth0)
 	add(t, sys, stands)
+	eventually(t, "the announcement is served", func() bool { return sys.Pending() == 0 })
 	open(t, e, s)
 	sys.Lose(1 << 20)
 	look := func() {

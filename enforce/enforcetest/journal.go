@@ -35,9 +35,13 @@ func (j *Journal) Load() (out []enforce.Entry, err error) {
 // Hold implements [enforce.Journal].
 func (j *Journal) Hold(entries []enforce.Entry) error {
 	return j.step("hold", func() {
+		known := make(map[uint64]int, len(j.entries))
+		for i := range j.entries {
+			known[j.entries[i].ID] = i
+		}
 		for _, e := range entries {
 			e.Links = slices.Clone(e.Links)
-			if i := slices.IndexFunc(j.entries, func(o enforce.Entry) bool { return o.ID == e.ID }); i >= 0 {
+			if i, ok := known[e.ID]; ok {
 				j.entries[i] = e
 				continue
 			}

@@ -21,3 +21,6 @@ func DeleteOnce(s *System, r *plan.Route) error {
 	s.changes.out = appendDelete(s.changes.out, []byte(r.Raw), r)
 	return s.changes.do(nil)
 }
+
+// SetBuffer sets how much the next Watch can hear before it is served.
+func SetBuffer(s *System, bytes int) { s.buffer = bytes }

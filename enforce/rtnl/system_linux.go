@@ -19,6 +19,7 @@ type System struct {
 	// before is the other tables whose routes decide before main's do, as Facts saw
 	// them last: what changes there is watched too.
 	before atomic.Pointer[map[uint32]bool]
+	buffer int // in bytes, of what Watch hears by
 
 	// mu guards changes, the socket that Apply works on.
 	mu      sync.Mutex
@@ -37,7 +38,7 @@ func New() (*System, error) {
 		ns.close()
 		return nil, err
 	}
-	return &System{ns: ns, changes: changes}, nil
+	return &System{ns: ns, changes: changes, buffer: receiveBuffer}, nil
 }
 
 // Close releases what New opened. No other method may be running.

@@ -139,6 +139,11 @@ func (c *nexthopCache) add(body []byte) {
 	if c.hops[id] = hops; len(group) > 0 {
 		c.groups[id] = group
 	}
+	c.regroup()
+}
+
+// regroup gives the groups the hops of their members.
+func (c *nexthopCache) regroup() {
 	for g := range c.groups {
 		c.hops[g] = c.members(g)
 	}
@@ -156,7 +161,34 @@ func (c *nexthopCache) remove(body []byte) {
 	if id, _, _, ok := parseNexthop(body); ok {
 		delete(c.hops, id)
 		delete(c.groups, id)
+		c.regroup()
 	}
+}
+
+// flush drops the objects by a link that went down, lost its carrier or is gone, as the
+// kernel does without a word about them (nexthop_flush_dev in net/ipv4/nexthop.c).
+func (c *nexthopCache) flush(link uint32) {
+	gone := false
+	for id, hops := range c.hops {
+		if c.groups[id] == nil && len(hops) == 1 && hops[0].Link == link {
+			delete(c.hops, id)
+			gone = true
+		}
+	}
+	if gone {
+		c.regroup()
+	}
+}
+
+// parseLinkState reads of struct ifinfomsg which link it is and whether it can carry
+// packets still.
+func parseLinkState(typ uint16, body []byte) (link uint32, carries bool) {
+	if len(body) < unix.SizeofIfInfomsg {
+		return 0, true
+	}
+	flags := u32(body[8:])
+	const carrier = unix.IFF_RUNNING | unix.IFF_LOWER_UP
+	return u32(body[4:]), typ != unix.RTM_DELLINK && flags&unix.IFF_UP != 0 && flags&carrier != 0
 }
 
 // parseNexthop reads struct nhmsg and its attributes. A blackhole has no legs.

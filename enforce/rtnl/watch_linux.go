@@ -35,7 +35,7 @@ const backlog = 1024
 
 // Watch implements enforce.System. The loop runs on an OS thread of its own.
 func (s *System) Watch(ctx context.Context, edge enforce.Edge, sink *enforce.Sink, ready func()) error {
-	w := &watcher{self: s.changes.port, edge: edge, sink: sink, named: make(chan enforce.Event, backlog), before: &s.before}
+	w := &watcher{self: s.changes.port, edge: edge, sink: sink, named: make(chan enforce.Event, backlog), before: &s.before, buffer: s.buffer}
 	if err := w.open(ctx, s.ns); err != nil {
 		return fmt.Errorf("watch routes: %w", err)
 	}
@@ -59,6 +59,7 @@ func (s *System) Watch(ctx context.Context, edge enforce.Edge, sink *enforce.Sin
 type watcher struct {
 	before *atomic.Pointer[map[uint32]bool] // System.before
 	self   uint32                           // port of the System's own changes, which are not judged
+	buffer int                              // System.buffer
 	edge   enforce.Edge
 	sink   *enforce.Sink
 	named  chan enforce.Event
@@ -96,9 +97,9 @@ func (w *watcher) open(ctx context.Context, ns *namespace) (err error) {
 }
 
 func (w *watcher) subscribe() error {
-	if unix.SetsockoptInt(w.in.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer) != nil {
+	if unix.SetsockoptInt(w.in.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, w.buffer) != nil {
 		// Without CAP_NET_ADMIN: what net.core.rmem_max allows. Overruns are noticed.
-		_ = unix.SetsockoptInt(w.in.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer)
+		_ = unix.SetsockoptInt(w.in.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, w.buffer)
 	}
 	for _, g := range groups {
 		err := unix.SetsockoptInt(w.in.fd, unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, g)
@@ -215,6 +216,9 @@ func (w *watcher) other(typ uint16, body []byte) {
 		w.nh.remove(body)
 		w.sink.Dirty("nexthop object deleted")
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
+		if link, carries := parseLinkState(typ, body); !carries {
+			w.nh.flush(link) // the kernel does so in silence
+		}
 		w.sink.Hurry("interface changed")
 	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
 		w.sink.Dirty("address changed")
