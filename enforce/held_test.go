@@ -264,3 +264,36 @@ func TestNotBackIsTold(t *testing.T) {
 	do(t, sys, 0, func(tb *enforcetest.Table) error { return tb.SetUp(wifi, true) })
 	eventually(t, "it is back", func() bool { return len(linesOf(sys, "172.31.5.0/24")) == 1 && len(waiting()) == 0 })
 }
+
+// TestLifetimeAnnouncedLater: the kernel announces routes of router advertisements
+// before they have their lifetimes. They are not taken for endless ones, nor is the
+// lifetime that they had taken for spent.
+func TestLifetimeAnnouncedLater(t *testing.T) {
+	sys := newHost(t)
+	r := via("fd31:0:5::/64", "fe80::1", eth0)
+	r.Expires, r.Origin, r.Protocol = 600, plan.Leased, 9
+	add(t, sys, r)
+	e, _ := run(t, sys, &enforcetest.Journal{}, enforce.Options{})
+	open(t, e, split)
+	sys.SetUptime(time.Hour + 500*time.Second)
+	open(t, e, split) // the clock is read with the interfaces
+	bare := r
+	bare.Expires = 0
+	n := status(t, e).Removed
+	add(t, sys, bare)
+	eventually(t, "it is removed", func() bool { return status(t, e).Removed > n })
+	sys.SetUptime(time.Hour + 900*time.Second)
+	var back plan.Action
+	sys.Refuse = func(a plan.Action) error {
+		if a.Kind == plan.Restore {
+			back = a
+		}
+		return nil
+	}
+	if _, err := e.Close(t.Context(), "tun0"); err != nil {
+		t.Fatal(err)
+	}
+	if back.Route.Expires != 600 || back.Age < 399 || back.Age > 500 {
+		t.Errorf("restored with %d s of life, %d s of them spent", back.Route.Expires, back.Age)
+	}
+}

@@ -53,10 +53,13 @@ const livesPause = time.Minute
 
 // relive renews the lifetime of a held route that its owner added again. It keeps the
 // bytes that it had: the kernel announces a route of a router advertisement before it
-// has set the hop limit.
+// has set the hop limit, and some before they have their lifetime. Then what was left
+// of it begins anew.
 func (e *Enforcer) relive(id uint64, r *plan.Route) {
 	h := e.held.get(id)
-	h.Route.Expires, h.Taken = r.Expires, e.uptime(time.Now())
+	if h.Taken = e.uptime(time.Now()); !r.Dead && (r.Expires != 0 || r.Origin != plan.Leased) {
+		h.Route.Expires = r.Expires
+	}
 	if e.lives == nil {
 		e.lives = map[uint64]bool{}
 	}

@@ -373,13 +373,16 @@ func (e *Enforcer) mustWrite(a *plan.Action) bool {
 		return false
 	}
 	h := e.held.get(a.Held)
-	return h == nil || !h.Route.Same(a.Route) || a.Route.Expires == 0 && h.Route.Expires == 0 && h.Route.Raw != a.Route.Raw
+	return h == nil || !h.Route.Same(a.Route) || !e.renewsLife(a) && (h.Route.Expires != a.Route.Expires || h.Route.Raw != a.Route.Raw)
 }
 
 // renewsLife reports whether a removal is of a held route whose lifetime was renewed.
+// Where a router's word decides, it can also be made endless, or be announced before
+// it is set.
 func (e *Enforcer) renewsLife(a *plan.Action) bool {
 	h := e.held.get(a.Held)
-	return a.Kind == plan.Remove && a.Hold && h != nil && h.Route.Same(a.Route) && (a.Route.Expires != 0 || h.Route.Expires != 0)
+	return a.Kind == plan.Remove && a.Hold && h != nil && h.Route.Same(a.Route) &&
+		(a.Route.Expires != 0 || h.Route.Expires != 0 && a.Route.Origin != plan.Foreign)
 }
 
 // leaveOut drops the removals that could not be written down, and says so.

@@ -30,6 +30,7 @@ func (p Preference) bits() byte { return byte(p) & 3 << 3 }
 type RouterAdvert struct {
 	NS         *NS
 	Device     string
+	From       netip.Addr    // a link-local address of the device; the zero Addr is its first one
 	Lifetime   time.Duration // as a default router; 0 is "I am none" (and takes it back)
 	Preference Preference    // as a default router
 	Prefixes   []RAPrefix
@@ -66,10 +67,14 @@ func (n *NS) AcceptRA(t TB, device string) {
 	}
 }
 
-// Send sends the advertisement once, from the interface's link-local address.
+// Send sends the advertisement once.
 func (r RouterAdvert) Send(t TB) {
 	t.Helper()
-	from := r.NS.LinkLocal(t, r.Device).WithZone(r.Device)
+	from := r.From
+	if !from.IsValid() {
+		from = r.NS.LinkLocal(t, r.Device)
+	}
+	from = from.WithZone(r.Device)
 	if err := r.NS.Do(func() error { return r.send(from) }); err != nil {
 		t.Fatalf("router advertisement on %s in %s: %v", r.Device, r.NS, err)
 	}

@@ -31,6 +31,9 @@ func (s *System) apply(a *plan.Action) error {
 	case plan.Put:
 		return addRoute(s.changes, &a.Route, a.First, 0)
 	case plan.Restore:
+		if done, err := s.restoreAdvertised(&a.Route, a.Age); done && (err == nil || errors.Is(err, enforce.ErrAlready)) {
+			return err
+		}
 		return restoreRoute(s.changes, &a.Route, a.First, a.Age)
 	case plan.Remove, plan.Lift, plan.Withdraw:
 		return deleteRoute(s.changes, []byte(a.Route.Raw), &a.Route)

@@ -133,6 +133,7 @@ func parseRoute(msg []byte, r *plan.Route, nh nexthops) parseStatus {
 	if r.Origin == plan.Own && !a.ourShape(msg, r) {
 		r.Origin = plan.Foreign
 	}
+	relabel(r)
 	return resolve(r, a, nh)
 }
 
