@@ -189,3 +189,65 @@ func TestAnotherKind(t *testing.T) {
 		}
 	}
 }
+
+// TestGuardOutlivesTrouble: a guard whose daemon was killed holds on whatever becomes of
+// the next: one that cannot start has put nothing in the place of what is in force.
+func TestGuardOutlivesTrouble(t *testing.T) {
+	needs(t)
+	s := newStub(t)
+	dir := t.TempDir()
+	file := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	d := s.prog.Daemon(t, "--on-loss", "guard")
+	s.prog.Must(t, "up", "--tunnel", "tun0", "--protect", sites)
+	s.enforcing(t)
+	if err := s.Tun.Close(); err != nil {
+		t.Fatal(err)
+	}
+	testenv.Eventually(t, patience, "the guard holds", func() bool { return len(s.status(t).Witness.Holding) == 1 })
+	d.Kill()
+	held := func(when string) {
+		t.Helper()
+		if n := s.attempt(t); n != 0 {
+			t.Errorf("%s: %d of 20 packets got out", when, n)
+		}
+	}
+	held("kill -9")
+	for _, tt := range []struct {
+		name, says string
+		args       []string
+	}{
+		{"a file that is not there", "nowhere.yaml", []string{"--config", filepath.Join(dir, "nowhere.yaml")}},
+		{"a file that is none", "broken.yaml", []string{"--config", file("broken.yaml", "sessions: [\n")}},
+		{"a session that the file contradicts", "10.0.0.0/8", []string{"--config", file("twice.yaml",
+			"on_loss: guard\nsessions:\n  - {tunnel: tun8, protect: [10.0.0.0/8]}\n  - {tunnel: tun9, protect: [10.0.0.0/8]}\n")}},
+		{"a session that the system refuses", "eth0", []string{"--on-loss", "guard", "--tunnel", "eth0", "--protect", "10.0.0.0/8"}},
+		{"a state folder that is none", "state folder", []string{"--on-loss", "guard", "--state-dir", file("state", "")}},
+		{"a socket that cannot be made", "flat", []string{"--on-loss", "guard", "--socket", filepath.Join(file("flat", ""), "sock")}},
+	} {
+		r := s.prog.Exec(t, append([]string{"run"}, tt.args...)...)
+		if r.Code == 0 || !strings.Contains(r.Stderr, tt.says) {
+			t.Errorf("%s: %s", tt.name, r)
+		}
+		held(tt.name)
+	}
+	for range 3 { // stopped in whatever it is doing first
+		d := s.prog.StartDaemon(t, "--on-loss", "guard")
+		d.WaitOutput(t, "guard adopted", 1, patience)
+		stopped(t, d)
+		held("stopped as it started")
+	}
+	d = s.prog.Daemon(t, "--on-loss", "guard")
+	testenv.Eventually(t, patience, "the guard is taken over", func() bool { return len(s.status(t).Witness.Holding) == 1 })
+	held("the next that starts")
+	s.prog.Must(t, "release")
+	if n := s.attempt(t); n != 20 {
+		t.Errorf("control: %d of 20 packets got out after the release", n)
+	}
+	stopped(t, d)
+}
