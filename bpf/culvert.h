@@ -44,6 +44,7 @@ enum reason {
 	REASON_EARLY,	  /* a protected destination by a device that has no program (yet) */
 	REASON_OVERFLOW,  /* a leak that found the counters full */
 	REASON_GATEWAY,	  /* the gateway's address, but none of the link's own needs */
+	REASON_SENDER,	  /* to where the tunnel's transport goes, but not from who sends that */
 	REASON_EXEMPT = 16,
 	REASON_EXEMPT_ND = REASON_EXEMPT, /* this host's neighbour discovery with one on the link */
 	REASON_EXEMPT_DHCP,		  /* this host's DHCP or DHCPv6 with one on the link */
@@ -104,10 +105,20 @@ struct pace {
 	__u64 used;
 };
 
+/* Who sends a tunnel's transport. All but the first is this host alone: nothing that is forwarded. */
+enum from {
+	FROM_ANY,
+	FROM_HOST,
+	FROM_KERNEL, /* not a process by a socket of its own */
+	FROM_UID,    /* a socket of that user's */
+	FROM_MARK,   /* what has that mark */
+};
+
 struct gate {
 	__u16 port; /* 0: any */
 	__u8 proto;
-	__u8 pad;
+	__u8 from;
+	__u32 who; /* the user, or the mark */
 };
 
 struct rule {
@@ -122,7 +133,7 @@ struct rule {
 	char tunnel[IF_NAME]; /* its name, by which it may be back under another ifindex; empty: none */
 	char kind[IF_NAME]; /* of that interface, as rtnetlink says; empty: none, or not known */
 	__u16 frames; /* its ARPHRD type; with an empty kind 0 is not known */
-	__u16 pad;
+	__u16 narrow; /* whether any gate asks who sends */
 };
 
 struct counter_key {
@@ -315,7 +326,7 @@ struct {
 	__type(value, struct owner);
 } owners SEC(".maps");
 
-/* First fragments to a server, and whether they were the tunnel's own: the later ones carry no ports. */
+/* First fragments to a server, and why they were no transport of the tunnel's, if so: the later ones carry no ports. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, MAX_FRAGMENTS);

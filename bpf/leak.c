@@ -24,6 +24,7 @@ struct shown {
 	enum reason reason;
 	enum origin origin;
 	enum place place;
+	enum from from;
 	struct prefix4 prefix4;
 	struct prefix6 prefix6;
 	struct rule rule;
@@ -278,18 +279,74 @@ static __always_inline enum reason protected_reason(struct __sk_buff *skb, const
 	return r->class == CLASS_GATEWAY ? REASON_GATEWAY : REASON_PROTECTED;
 }
 
-/* gate_of says whether the tunnel's transport goes by a protocol, and a port if there is one to see. */
-static __always_inline bool gate_of(const struct rule *r, __u8 proto, __u16 port, bool portless)
+/* What a gate asks of a packet's sender. */
+struct from_whom {
+	bool forwarded;
+	bool process; /* by a socket of its own */
+	bool kernel;  /* by one of the kernel's, or by what is left of one: resets, and the last answers of a connection */
+	bool socket;
+	__u32 uid;
+	__u32 mark;
+};
+
+/* from_whom looks at the sender where a gate asks. What a tunnel in the kernel sends may carry the socket of the packet
+ * within, so a process's own packet is one whose source port its socket has, which the tunnel's cannot be: it has another. */
+static __always_inline struct from_whom from_whom(struct __sk_buff *skb, const struct rule *r, __u16 sport)
 {
+	struct from_whom f = {};
+	struct bpf_sock *sk;
+
+	if (!r->narrow)
+		return f;
+	f.forwarded = skb->ingress_ifindex;
+	f.mark = skb->mark;
+	sk = skb->sk;
+	if (!sk)
+		return f;
+	f.socket = true;
+	f.process = (sk->family == AF_INET || sk->family == AF_INET6) && sport && sk->src_port == sport;
+	f.kernel = !bpf_sk_fullsock(sk) || of_kernel((void *)skb);
+	f.uid = bpf_get_socket_uid(skb);
+	return f;
+}
+
+static __always_inline bool sent_by(const struct gate *g, const struct from_whom *f)
+{
+	if (g->from == FROM_ANY)
+		return true;
+	if (f->forwarded)
+		return false;
+	if (g->from == FROM_KERNEL)
+		return !f->process;
+	if (g->from == FROM_UID)
+		return f->socket && (f->kernel || f->uid == g->who);
+	return g->from == FROM_HOST || (g->from == FROM_MARK && (f->kernel || f->mark == g->who));
+}
+
+/* What a gate says of a packet. */
+enum fit {
+	FIT_NOT,
+	FIT_SENDER, /* all but who sends it */
+	FIT_WHOLE,
+};
+
+/* gate_of says whether the tunnel's transport goes by a protocol, and a port if there is one to see, from that sender. */
+static __always_inline enum fit gate_of(const struct rule *r, const struct from_whom *f, __u8 proto, __u16 port, bool portless)
+{
+	enum fit fit = FIT_NOT;
+
 	for (int i = 0; i < MAX_GATES; i++) {
 		const struct gate *g = &r->gate[i];
 
 		if (i >= r->gates)
-			return false;
-		if (g->proto == ANY_PROTO || (g->proto == proto && (portless || !g->port || g->port == port)))
-			return true;
+			break;
+		if (g->proto != ANY_PROTO && (g->proto != proto || !(portless || !g->port || g->port == port)))
+			continue;
+		if (sent_by(g, f))
+			return FIT_WHOLE;
+		fit = FIT_SENDER;
 	}
-	return false;
+	return fit;
 }
 
 /* transport is the short way for the tunnel's own packets, whole ones, of which there are most of all. */
@@ -298,6 +355,7 @@ static __always_inline bool transport(struct __sk_buff *skb, const struct spot *
 {
 	struct ports *direct = (void *)(long)skb->data + sizeof(struct ethhdr) + upper;
 	struct ports ports = {};
+	struct from_whom f;
 
 	if (r->class != CLASS_SERVER)
 		return false;
@@ -305,7 +363,10 @@ static __always_inline bool transport(struct __sk_buff *skb, const struct spot *
 		ports = *direct;
 	else if (has_ports(proto) && !load(skb, at, upper, &ports, sizeof(ports)))
 		return false;
-	return gate_of(r, proto, has_ports(proto) ? ntohs(ports.dest) : 0, false);
+	if (!has_ports(proto))
+		ports.source = ports.dest = 0;
+	f = from_whom(skb, r, ntohs(ports.source));
+	return gate_of(r, &f, proto, ntohs(ports.dest), false) == FIT_WHOLE;
 }
 
 static __always_inline struct fragment fragment_of(const struct packet *p)
@@ -319,16 +380,16 @@ static __always_inline struct fragment fragment_of(const struct packet *p)
 
 /* later_reason: a later fragment is what its first one was. If that never came by here (the queue of a neighbour that is
  * being resolved drops its oldest), the datagram is dead: no leak to report, but not let go either where leaks are not. */
-static __always_inline enum reason later_reason(const struct rule *r, const struct packet *p)
+static __always_inline enum reason later_reason(const struct rule *r, const struct packet *p, const struct from_whom *from)
 {
 	struct fragment f = fragment_of(p);
-	__u8 *ours = bpf_map_lookup_elem(&fragments, &f);
+	__u8 *why = bpf_map_lookup_elem(&fragments, &f);
 
-	if (ours)
-		return *ours ? REASON_NONE : REASON_SERVER;
-	if (gate_of(r, p->whole, 0, false))
+	if (why)
+		return *why;
+	if (gate_of(r, from, p->whole, 0, false) == FIT_WHOLE)
 		return REASON_NONE; /* a protocol that is let through whatever its ports */
-	return gate_of(r, p->proto, 0, true) && !drops(r) ? REASON_EXEMPT_FRAGMENT : REASON_SERVER;
+	return gate_of(r, from, p->proto, 0, true) == FIT_WHOLE && !drops(r) ? REASON_EXEMPT_FRAGMENT : REASON_SERVER;
 }
 
 /* error_of_kernel: what the kernel answers to a packet of the server that finds nobody, such as one that was on its way while
@@ -346,27 +407,41 @@ static __always_inline bool error_of_kernel(struct __sk_buff *skb, const struct 
 	return type == ICMP_UNREACHABLE || type == ICMP_TIME_EXCEEDED || type == ICMP_PARAMETER;
 }
 
+/* gate_reason says why a packet is no transport of the tunnel's. */
+static __always_inline enum reason gate_reason(const struct rule *r, const struct packet *p, const struct from_whom *from)
+{
+	enum fit fit = gate_of(r, from, p->proto, p->dport, false);
+
+	if (fit != FIT_WHOLE && p->sealed && gate_of(r, from, IPPROTO_AH, 0, false) == FIT_WHOLE)
+		fit = FIT_WHOLE;
+	if (fit == FIT_WHOLE)
+		return REASON_NONE;
+	return fit == FIT_SENDER ? REASON_SENDER : REASON_SERVER;
+}
+
 static __always_inline enum reason server_reason(struct __sk_buff *skb, const struct rule *r, const struct packet *p,
 						 const struct subnet *net)
 {
+	struct from_whom from;
+	enum reason why, link;
 	struct fragment f;
-	enum reason why;
-	__u8 ours;
+	__u8 noted;
 
 	if (p->routed)
 		return REASON_SERVER;
-
+	from = from_whom(skb, r, p->sport);
 	if (later(p))
-		return later_reason(r, p);
-	ours = gate_of(r, p->proto, p->dport, false) || (p->sealed && gate_of(r, IPPROTO_AH, 0, false));
+		return later_reason(r, p, &from);
+	why = gate_reason(r, p, &from);
 	if (first(p)) {
 		f = fragment_of(p);
-		bpf_map_update_elem(&fragments, &f, &ours, BPF_ANY);
+		noted = why;
+		bpf_map_update_elem(&fragments, &f, &noted, BPF_ANY);
 	}
-	if (ours || error_of_kernel(skb, p))
+	if (why == REASON_NONE || error_of_kernel(skb, p))
 		return REASON_NONE;
-	why = link_reason(skb, r, p, net);
-	return why ? why : REASON_SERVER;
+	link = link_reason(skb, r, p, net);
+	return link ? link : why;
 }
 
 /* ---- helpers: counting ---- */

@@ -10,8 +10,6 @@
 /* ---- constants ---- */
 
 #define ALLOW 1
-#define AF_INET 2
-#define AF_INET6 10
 
 /* The namespace to look at, by its cookie; 0 where the kernel gives no cookie to user space: all. Set before loading. */
 const volatile __u64 netns = 0;

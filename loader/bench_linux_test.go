@@ -135,6 +135,7 @@ var (
 	benchHit    = netip.MustParseAddr("10.0.0.1")
 	benchMiss   = netip.MustParseAddr("192.0.2.1")
 	benchServer = netip.MustParseAddr("203.0.113.1")
+	benchNarrow = netip.MustParseAddr("203.0.113.2")
 )
 
 const (
@@ -163,6 +164,7 @@ func benchSize(b *testing.B, size int) {
 		}
 	}
 	hit, miss, server := udpFrame(benchHit), udpFrame(benchMiss), udpFrame(benchServer)
+	narrow := udpFrame(benchNarrow)
 	compare(b, []*subject{
 		{name: "empty", prog: bare.BenchEmpty, frame: hit},
 		{name: "bare-hit", prog: bare.BenchBare, frame: hit},
@@ -171,14 +173,18 @@ func benchSize(b *testing.B, size int) {
 		{name: "miss", prog: excluded.objs.LeakEther, frame: miss, peer: "bare-miss"},
 		{name: "excluded", prog: excluded.objs.LeakEther, frame: hit, peer: "bare-hit"},
 		{name: "transport", prog: excluded.objs.LeakEther, frame: server, peer: "bare-server"},
+		{name: "narrow", prog: excluded.objs.LeakEther, frame: narrow, peer: "bare-server"},
 		{name: "leak", prog: protected.objs.LeakEther, frame: hit, peer: "bare-hit"},
 	})
 }
 
-// benchPolicy is a server and so many prefixes.
+// benchPolicy is a server, one that asks who sends, and so many prefixes.
 func benchPolicy(size int, class Class) iter.Seq[Prefix] {
 	return func(yield func(Prefix) bool) {
 		if !yield(Prefix{Prefix: netip.PrefixFrom(benchServer, 32), Class: Server, Proto: 17, Port: 2}) {
+			return
+		}
+		if !yield(Prefix{Prefix: netip.PrefixFrom(benchNarrow, 32), Class: Server, Proto: 17, Port: 2, From: FromKernel}) {
 			return
 		}
 		for i := range size {

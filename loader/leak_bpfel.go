@@ -52,11 +52,22 @@ type leakFragment struct {
 	Proto  uint32
 }
 
+type leakFrom uint32
+
+const (
+	leakFromFROM_ANY    leakFrom = 0
+	leakFromFROM_HOST   leakFrom = 1
+	leakFromFROM_KERNEL leakFrom = 2
+	leakFromFROM_UID    leakFrom = 3
+	leakFromFROM_MARK   leakFrom = 4
+)
+
 type leakGate struct {
 	_     structs.HostLayout
 	Port  uint16
 	Proto uint8
-	Pad   uint8
+	From  uint8
+	Who   uint32
 }
 
 type leakMeter struct {
@@ -156,6 +167,7 @@ const (
 	leakReasonREASON_EARLY            leakReason = 3
 	leakReasonREASON_OVERFLOW         leakReason = 4
 	leakReasonREASON_GATEWAY          leakReason = 5
+	leakReasonREASON_SENDER           leakReason = 6
 	leakReasonREASON_EXEMPT           leakReason = 16
 	leakReasonREASON_EXEMPT_ND        leakReason = 16
 	leakReasonREASON_EXEMPT_DHCP      leakReason = 17
@@ -177,7 +189,7 @@ type leakRule struct {
 	Tunnel [16]int8
 	Kind   [16]int8
 	Frames uint16
-	Pad    uint16
+	Narrow uint16
 }
 
 type leakSample struct {

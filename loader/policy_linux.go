@@ -113,7 +113,10 @@ func add(r *leakRule, p Prefix, exempt uint32) error {
 		return err
 	}
 	if p.Class == Server {
-		return addGate(r, leakGate{Port: p.Port, Proto: p.Proto})
+		if p.From > FromMark {
+			return fmt.Errorf("no such sender: %d", p.From)
+		}
+		return addGate(r, leakGate{Port: p.Port, Proto: p.Proto, From: uint8(p.From), Who: p.Who})
 	}
 	return nil
 }
@@ -163,6 +166,9 @@ func addGate(r *leakRule, g leakGate) error {
 	}
 	r.Gate[r.Gates] = g
 	r.Gates++
+	if g.From != uint8(FromAny) {
+		r.Narrow = 1
+	}
 	return nil
 }
 

@@ -36,6 +36,7 @@ func TestCompile(t *testing.T) {
 		{"nine transports", several(9, func(i int) Prefix {
 			return Prefix{Prefix: p("10.0.0.1/32"), Class: Server, Proto: 17, Port: uint16(i)}
 		}), -1},
+		{"no such sender", []Prefix{{Prefix: p("10.0.0.1/32"), Class: Server, From: FromMark + 1}}, -1},
 		{"two sets of exempt interfaces", []Prefix{{Prefix: p("10.0.0.0/8"), Exempt: []int{1}}, {Prefix: p("10.0.0.0/8"), Exempt: []int{2}}}, -1},
 		{"the same set, in another order", []Prefix{{Prefix: p("10.0.0.0/8"), Exempt: []int{1, 2}}, {Prefix: p("10.0.0.0/8"), Exempt: []int{2, 1, 2}}}, 1},
 		{"32 sets of exempt interfaces", sets(32), 32},

@@ -50,6 +50,7 @@ const (
 	LeakEarly       = Reason(leakReasonREASON_EARLY)            // by an interface that has no program (yet)
 	LeakOverflow    = Reason(leakReasonREASON_OVERFLOW)         // any leak, when the table of counters is full
 	LeakGateway     = Reason(leakReasonREASON_GATEWAY)          // the gateway's address, not what the link itself needs
+	LeakSender      = Reason(leakReasonREASON_SENDER)           // where the tunnel's transport goes, not from who sends that
 	ExemptND        = Reason(leakReasonREASON_EXEMPT_ND)        // this host's neighbour discovery with one on the link
 	ExemptDHCP      = Reason(leakReasonREASON_EXEMPT_DHCP)      // this host's DHCP or DHCPv6 with one on the link
 	ExemptBroadcast = Reason(leakReasonREASON_EXEMPT_BROADCAST) // the broadcast address of a network on the link
@@ -65,7 +66,8 @@ func (r Reason) String() string { return name(reasonNames, r) }
 
 var reasonNames = map[Reason]string{
 	LeakProtected: "protected", LeakServer: "server", LeakEarly: "early", LeakOverflow: "overflow", LeakGateway: "gateway",
-	ExemptND: "exempt-nd", ExemptDHCP: "exempt-dhcp", ExemptBroadcast: "exempt-broadcast", ExemptInterface: "exempt-interface",
+	LeakSender: "sender",
+	ExemptND:   "exempt-nd", ExemptDHCP: "exempt-dhcp", ExemptBroadcast: "exempt-broadcast", ExemptInterface: "exempt-interface",
 	ExemptFragment: "exempt-fragment",
 }
 
@@ -115,6 +117,19 @@ func name[K comparable](names map[K]string, k K) string {
 	return "none"
 }
 
+// From is who sends a tunnel's transport. All but FromAny leave out what this host only forwards.
+type From uint8
+
+// The senders.
+const (
+	FromAny  = From(leakFromFROM_ANY)
+	FromHost = From(leakFromFROM_HOST) // this host
+	// FromKernel is the kernel, as it does for a WireGuard interface: whatever no process sends by a socket of its own.
+	FromKernel = From(leakFromFROM_KERNEL)
+	FromUID    = From(leakFromFROM_UID)  // sockets of the user Prefix.Who
+	FromMark   = From(leakFromFROM_MARK) // what has the mark Prefix.Who
+)
+
 // AnyProto is the Proto of a server to which everything may go.
 const AnyProto = 255
 
@@ -131,6 +146,8 @@ type Prefix struct {
 	Tunnel int    // interface index of the tunnel that owns it; 0 while there is none
 	Proto  uint8  // Server: IP protocol of the tunnel's transport, or AnyProto
 	Port   uint16 // Server: its destination port; 0 is any, or none
+	From   From   // Server: who sends it
+	Who    uint32 // Server: the user or the mark of From
 	Exempt []int  // interface indexes by which its packets are counted as exempt, and never dropped
 	Name   string // of its tunnel: an interface that comes back by it owns it too, from its first packet on; "" is none
 	Kind   string // of that interface, as rtnetlink says: one of another kind does not own it. With Frames 0, "" is not known

@@ -21,6 +21,8 @@
 #define ETH_P_QINQ1 0x9100
 #define ETH_P_QINQ2 0x9200
 
+#define AF_INET 2
+#define AF_INET6 10
 #define AF_PACKET 17
 
 #define IPPROTO_HOPOPTS 0
