@@ -133,7 +133,7 @@ struct rule {
 	char tunnel[IF_NAME]; /* its name, by which it may be back under another ifindex; empty: none */
 	char kind[IF_NAME]; /* of that interface, as rtnetlink says; empty: none, or not known */
 	__u16 frames; /* its ARPHRD type; with an empty kind 0 is not known */
-	__u16 narrow; /* whether any gate asks who sends */
+	__u16 narrow; /* what its gates ask of who sends: a bit for each from */
 };
 
 struct counter_key {

@@ -305,8 +305,10 @@ static __always_inline struct from_whom from_whom(struct __sk_buff *skb, const s
 		return f;
 	f.socket = true;
 	f.process = (sk->family == AF_INET || sk->family == AF_INET6) && sport && sk->src_port == sport;
-	f.kernel = !bpf_sk_fullsock(sk) || of_kernel((void *)skb);
-	f.uid = bpf_get_socket_uid(skb);
+	if (r->narrow & (1 << FROM_UID | 1 << FROM_MARK)) {
+		f.kernel = !bpf_sk_fullsock(sk) || of_kernel((void *)skb);
+		f.uid = bpf_get_socket_uid(skb);
+	}
 	return f;
 }
 

@@ -167,7 +167,7 @@ func addGate(r *leakRule, g leakGate) error {
 	r.Gate[r.Gates] = g
 	r.Gates++
 	if g.From != uint8(FromAny) {
-		r.Narrow = 1
+		r.Narrow |= 1 << g.From
 	}
 	return nil
 }
