@@ -44,6 +44,37 @@ func TestAttackAsAnotherSessionOpens(t *testing.T) {
 	}
 }
 
+// TestAttackLeadsNoServer: an attack on a session shows another way to its server, and is
+// found by the look at the table with which another session opens. The transport keeps to
+// the way that stood before.
+func TestAttackLeadsNoServer(t *testing.T) {
+	const tun1 = 7
+	sys := &lateSystem{System: newHost(t)} // its edge hears of nothing
+	rogue := netip.MustParseAddr("192.168.1.66")
+	sys.Refuse = func(a plan.Action) error {
+		if a.Kind == plan.Put && (a.Route.Hop.Via == rogue || a.Route.Dst.Addr() == rogue) {
+			t.Errorf("for the server %+v is put", a.Route)
+		}
+		return nil
+	}
+	e, stop := run(t, sys, &enforcetest.Journal{}, enforce.Options{})
+	open(t, e, full)
+	before := sys.Text()
+	do(t, sys.System, 0, func(tb *enforcetest.Table) error {
+		tb.AddLink(plan.Link{Index: tun1, Name: "tun1", Up: true})
+		return errors.Join(tb.AddAddress(tun1, pfx("10.9.0.2/24")),
+			tb.Add(enforcetest.WithExtra(via("198.51.100.0/24", "192.168.1.66", eth0), "onlink"), enforcetest.Add))
+	})
+	open(t, e, enforce.Session{Tunnel: "tun1", Protect: []netip.Prefix{pfx("172.29.0.0/16")}})
+	r, ok := sys.Lookup(netip.MustParseAddr("198.51.100.7"), 0, netip.Addr{})
+	if !ok || r.Hop.Via != netip.MustParseAddr("192.168.1.1") {
+		t.Errorf("the server is reached by %v; before\n%snow\n%s", r.Hop, before, sys.Text())
+	}
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+}
+
 // hasty is a System whose process is told to end as it reads the interfaces for the
 // first time.
 type hasty struct {
