@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/culvert-project/culvert/enforce"
 	"github.com/culvert-project/culvert/enforce/plan"
 )
 
@@ -99,6 +100,22 @@ func (t *Table) hint(why string) {
 func (t *Table) hurry(why string) {
 	if t.hear != nil {
 		t.hear(announcement{change: urgent, why: why})
+	}
+}
+
+// Listen has route told of each change that the table announces from then on, and other of
+// whatever may have changed it besides: urgent is what came of an interface. Nobody else
+// listens any more.
+func (t *Table) Listen(route func(enforce.Change, plan.Route), other func(why string, urgent bool)) {
+	t.hear = func(a announcement) {
+		switch a.change {
+		case hint, urgent:
+			other(a.why, a.change == urgent)
+		case deleted:
+			route(enforce.Deleted, a.route)
+		default:
+			route(enforce.Added, a.route)
+		}
 	}
 }
 

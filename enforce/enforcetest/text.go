@@ -54,7 +54,7 @@ func number(b *strings.Builder, name string, n uint32) {
 // as its own routes and sorted, for their order is no part of what it does.
 func (t *Table) Text() string {
 	var b strings.Builder
-	for _, r := range t.sorted() {
+	for _, r := range t.Rows() {
 		_, extra, _ := strings.Cut(r.Raw, ";")
 		b.WriteString(Text(canonical(r)))
 		if extra != "" {
@@ -65,8 +65,9 @@ func (t *Table) Text() string {
 	return b.String()
 }
 
-// sorted returns every row, in order for IPv4 and sorted for IPv6.
-func (t *Table) sorted() []plan.Route {
+// Rows returns every row, also what a dump leaves out: in order for IPv4, and for IPv6
+// each leg of a multipath route by itself and sorted.
+func (t *Table) Rows() []plan.Route {
 	var out, six []plan.Route
 	for i := range t.rows {
 		r := t.rows[i].r
