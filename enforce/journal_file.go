@@ -36,6 +36,7 @@ type FileJournal struct {
 	lost    int      // damaged lines but a torn one, which nothing relied on
 	notes   []string
 	folder  func() error // makes the folder, or says why nothing may be kept in it
+	sync    func(*os.File) error
 }
 
 const (
@@ -52,8 +53,9 @@ func OpenJournal(dir string, b Binding, check func(*plan.Route) error) (*FileJou
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make state directory: %w", err)
 	}
-	j := &FileJournal{path: filepath.Join(dir, journalName(b)), binding: b, check: check, live: map[uint64]Entry{}, marks: map[Mark]bool{}}
-	f, err := os.OpenFile(j.path, os.O_RDWR|os.O_CREATE, 0o600)
+	j := &FileJournal{path: filepath.Join(dir, journalName(b)), binding: b, check: check, live: map[uint64]Entry{}, marks: map[Mark]bool{},
+		sync: (*os.File).Sync}
+	f, err := openRegular(j.path, os.O_RDWR|os.O_CREATE)
 	if err != nil {
 		return nil, fmt.Errorf("open journal: %w", err)
 	}
@@ -108,7 +110,7 @@ func (j *FileJournal) KeepSessions(open []KeptSession) error {
 		return err
 	}
 	j.open = open
-	if err := j.file.Sync(); err != nil {
+	if err := j.sync(j.file); err != nil {
 		return fmt.Errorf("sync journal %s: %w", j.path, err)
 	}
 	return nil
@@ -135,7 +137,7 @@ func (j *FileJournal) KeepMarks(c MarkChange) error {
 		}
 		return nil
 	}
-	if err := j.file.Sync(); err != nil {
+	if err := j.sync(j.file); err != nil {
 		return fmt.Errorf("sync journal %s: %w", j.path, err)
 	}
 	return nil
@@ -174,7 +176,7 @@ func (j *FileJournal) Hold(entries []Entry) error {
 	if err := j.append(records...); err != nil {
 		return err
 	}
-	if err := j.file.Sync(); err != nil {
+	if err := j.sync(j.file); err != nil {
 		j.size = start // the lines that are whole but not durable go too
 		return errors.Join(fmt.Errorf("sync journal %s: %w", j.path, err), j.cut())
 	}
@@ -231,7 +233,7 @@ func (j *FileJournal) cut() error {
 // rewrite replaces the file by one with a header and the live entries alone.
 // The new one is complete and durable before it takes the old one's name.
 func (j *FileJournal) rewrite() error {
-	tmp, err := os.OpenFile(j.path+".new", os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	tmp, err := openRegular(j.path+".new", os.O_RDWR|os.O_CREATE|os.O_TRUNC)
 	if err != nil {
 		return fmt.Errorf("rewrite journal: %w", err)
 	}
@@ -249,7 +251,7 @@ func (j *FileJournal) rewrite() error {
 func (j *FileJournal) swap(name string, size int64) error {
 	j.file.Close()
 	renamed := os.Rename(name, j.path)
-	f, err := os.OpenFile(j.path, os.O_RDWR, 0o600)
+	f, err := openRegular(j.path, os.O_RDWR)
 	if err != nil {
 		return errors.Join(renamed, fmt.Errorf("reopen journal: %w", err))
 	}
@@ -284,5 +286,5 @@ func (j *FileJournal) writeAll(f *os.File) (int64, error) {
 	if _, err := f.Write(lines); err != nil {
 		return 0, err
 	}
-	return int64(len(lines)), f.Sync()
+	return int64(len(lines)), j.sync(f)
 }

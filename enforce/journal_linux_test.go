@@ -4,10 +4,12 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/culvert-project/culvert/enforce"
 	"github.com/culvert-project/culvert/testenv"
 )
 
@@ -122,4 +124,54 @@ func TestJournalTornOnAFullDisk(t *testing.T) {
 	keeps(t, openJournal(t, dir, here), 1, 2)
 	free()
 	keeps(t, openJournal(t, dir, here), 1, 2)
+}
+
+// TestJournalIsAFile: whatever else has the journal's name, or that of a file beside
+// it, is neither waited for nor followed, but named with the remedy. What a link leads
+// to stays as it is.
+func TestJournalIsAFile(t *testing.T) {
+	for name, c := range map[string]struct {
+		make func(path string) error
+		want string
+	}{
+		"a named pipe": {func(path string) error { return unix.Mkfifo(path, 0o600) }, "named pipe"},
+		"a link":       {func(path string) error { return os.Symlink(filepath.Join(filepath.Dir(path), "other"), path) }, "symbolic link"},
+		"a link to a pipe": {func(path string) error {
+			other := filepath.Join(filepath.Dir(path), "pipe")
+			return errors.Join(unix.Mkfifo(other, 0o600), os.Symlink(other, path))
+		}, "symbolic link"},
+		"a folder": {func(path string) error { return os.Mkdir(path, 0o700) }, "folder"},
+	} {
+		for _, suffix := range []string{"", ".new", ".damaged"} {
+			t.Run(name+" for journal"+suffix, func(t *testing.T) {
+				dir := t.TempDir()
+				other := filepath.Join(dir, "other")
+				if err := os.WriteFile(other, []byte("precious"), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				path := openJournal(t, dir, here).Path()
+				if suffix == "" {
+					_ = os.Remove(path)
+				} else if err := os.WriteFile(path, []byte("00000000 {}\nx\n"), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				if err := c.make(path + suffix); err != nil {
+					t.Fatal(err)
+				}
+				said := ""
+				if j, err := enforce.OpenJournal(dir, here, nil); err != nil {
+					said = err.Error()
+				} else {
+					said = strings.Join(j.Notes(), "\n") // what is written down can still be read
+					_ = j.Close()
+				}
+				if !strings.Contains(said, path+suffix) || !strings.Contains(said, c.want) || !strings.Contains(said, "take it away") {
+					t.Errorf("said: %q", said)
+				}
+				if kept, err := os.ReadFile(other); err != nil || string(kept) != "precious" {
+					t.Errorf("what the link leads to is %q, %v", kept, err)
+				}
+			})
+		}
+	}
 }

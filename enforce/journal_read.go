@@ -118,13 +118,13 @@ func (j *FileJournal) keepAside() error {
 	if len(j.damaged) == 0 {
 		return nil
 	}
-	f, err := os.OpenFile(j.aside(), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	f, err := openRegular(j.aside(), os.O_WRONLY|os.O_CREATE|os.O_APPEND)
 	if err != nil {
 		return fmt.Errorf("keep damaged journal lines aside: %w", err)
 	}
 	_, err = f.Write(append(bytes.Join(j.damaged, []byte("\n")), '\n'))
 	if err == nil {
-		err = f.Sync()
+		err = j.sync(f)
 	}
 	if closed := f.Close(); err == nil {
 		err = closed
