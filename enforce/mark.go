@@ -48,7 +48,8 @@ func marksOf(r *plan.Route) (out []Mark) {
 // like it.
 type marks struct {
 	store    MarkStore
-	set      map[Mark]bool
+	set      map[Mark]bool // that are written down
+	unsaved  map[Mark]bool // that could not be: only this process knows them
 	known    bool
 	standing map[Mark]bool // of the last reading: those that look like ours and are
 }
@@ -59,7 +60,7 @@ func (m *marks) load(j Journal) {
 	}
 	var list []Mark
 	list, m.known = m.store.LoadMarks()
-	m.set = map[Mark]bool{}
+	m.set, m.unsaved = map[Mark]bool{}, map[Mark]bool{}
 	for _, k := range list {
 		m.set[k] = true
 	}
@@ -70,7 +71,7 @@ func (m *marks) copied() marks {
 	if m.store == nil {
 		return marks{}
 	}
-	return marks{store: noMarks{}, set: maps.Clone(m.set), known: m.known}
+	return marks{store: noMarks{}, set: maps.Clone(m.set), unsaved: maps.Clone(m.unsaved), known: m.known}
 }
 
 type noMarks struct{}
@@ -88,7 +89,7 @@ func (m *marks) judge(r *plan.Route) {
 	}
 	mine := !m.known
 	for _, k := range marksOf(r) {
-		if mine = mine || m.set[k]; mine {
+		if mine = mine || m.set[k] || m.unsaved[k]; mine {
 			m.standing[k] = true
 		}
 	}
@@ -111,13 +112,16 @@ func (m *marks) keep(list []Mark) error {
 	if len(fresh) == 0 {
 		return nil
 	}
-	if err := m.store.KeepMarks(MarkChange{Add: fresh}); err != nil {
-		return err
-	}
+	err := m.store.KeepMarks(MarkChange{Add: fresh})
 	for _, k := range fresh {
-		m.set[k] = true
+		if err != nil {
+			m.unsaved[k] = true
+		} else {
+			m.set[k] = true
+			delete(m.unsaved, k)
+		}
 	}
-	return nil
+	return err
 }
 
 // end takes in a whole reading: what stands of ours is known from now on, and what
@@ -148,6 +152,7 @@ func (m *marks) end(wanted []Mark) error {
 		return err
 	}
 	m.set, m.known = need, true
+	clear(m.unsaved)
 	return nil
 }
 

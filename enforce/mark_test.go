@@ -1,8 +1,10 @@
 package enforce_test
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -112,5 +114,33 @@ func TestUnmarkedJournalIsAdopted(t *testing.T) {
 		case text == before:
 			t.Error("another's was taken for ours")
 		}
+	}
+}
+
+// TestUnmarkedRoutesAreTakenAway: a route of ours that was put while the disk was full is
+// known by the process that put it, and does not outlive its session.
+func TestUnmarkedRoutesAreTakenAway(t *testing.T) {
+	sys := newHost(t)
+	before := sys.Text()
+	e, stop := run(t, sys, &enforcetest.Journal{Refuse: func(op string) error {
+		if op == "mark" {
+			return errors.New("no space left on device")
+		}
+		return nil
+	}}, enforce.Options{})
+	s := split
+	s.Protect = append(slices.Clone(s.Protect), pfx("172.16.0.0/16"))
+	open(t, e, s)
+	if leavesBy(sys, "172.16.0.1") != tun0 {
+		t.Errorf("what protects is not put:\n%s", sys.Text())
+	}
+	if _, err := e.Close(t.Context(), "tun0"); err != nil {
+		t.Error(err)
+	}
+	if text := sys.Text(); text != before {
+		t.Errorf("after the session:\n%s\nbefore it:\n%s", text, before)
+	}
+	if err := stop(); err != nil {
+		t.Error(err)
 	}
 }

@@ -233,6 +233,7 @@ func (m *machine) identity(finish error) (out []string) {
 	}
 	for _, r := range real {
 		switch {
+		case r.Origin == plan.Own && m.unnoted[r]: // as README has it: "one put while the disk is full stays after a kill"
 		case r.Origin == plan.Own:
 			out = append(out, "LEFT BEHIND: "+enforcetest.Text(r))
 		case !hasTwin[r] && !m.isTunnel(&r) && !m.free[r]:

@@ -27,6 +27,7 @@ type machine struct {
 	serial   int                 // of the sessions
 	links    map[string]uint32   // the tunnels, by name
 	fault    string              // what was found wrong while an operation ran
+	unnoted  map[plan.Route]bool // culvert's own that it could not note before it died
 	placed   map[plan.Route]bool // whose place is where their owners put them anew, while culvert did not see it
 	free     map[plan.Route]bool // whose fate nobody can know: another took the place of one that is out
 	flapped  map[plan.Route]bool // held when the kernel dropped them, and the table was not read since
@@ -51,7 +52,7 @@ type fate struct {
 
 func newMachine(w *world) *machine {
 	t := newWorldTable()
-	m := &machine{w: w, k: newKernel(t), twin: t.Clone(), seen: map[plan.Route]fate{}, open: map[string]opened{}, links: maps.Clone(linkNames), free: map[plan.Route]bool{}, placed: map[plan.Route]bool{}, flapped: map[plan.Route]bool{}}
+	m := &machine{w: w, k: newKernel(t), twin: t.Clone(), seen: map[plan.Route]fate{}, open: map[string]opened{}, links: maps.Clone(linkNames), free: map[plan.Route]bool{}, placed: map[plan.Route]bool{}, unnoted: map[plan.Route]bool{}, flapped: map[plan.Route]bool{}}
 	m.k.echo = w.echo
 	m.note()
 	m.start()
@@ -88,6 +89,7 @@ func (m *machine) clone() *machine {
 	c := *m
 	c.k, c.twin = m.k.clone(), m.twin.Clone()
 	c.seen, c.open, c.links = maps.Clone(m.seen), maps.Clone(m.open), maps.Clone(m.links)
+	c.unnoted = maps.Clone(m.unnoted)
 	c.free, c.flapped, c.placed = maps.Clone(m.free), maps.Clone(m.flapped), maps.Clone(m.placed)
 	if m.s != nil {
 		c.s = m.s.Clone(c.k, &c.k.store)
@@ -173,6 +175,12 @@ func (m *machine) do(op string) (died, ok bool) {
 }
 
 func (m *machine) die() {
+	list, _ := rows(m.k.table)
+	for _, r := range list {
+		if r.Origin == plan.Own && !m.k.store.marks[enforce.Mark{Dst: r.Dst, Link: r.Hop.Link}] {
+			m.unnoted[r] = true
+		}
+	}
 	m.s, m.open, m.silent, m.lost = nil, map[string]opened{}, false, false
 	m.k.dead, m.k.watch, m.k.queue, m.k.own = false, false, nil, false
 	m.note()
@@ -618,6 +626,9 @@ func (m *machine) key() []byte {
 	}
 	for r := range m.flapped {
 		seen = append(seen, "flapped"+string(enforce.AppendRoute(nil, &r)))
+	}
+	for r := range m.unnoted {
+		seen = append(seen, "unnoted"+string(enforce.AppendRoute(nil, &r)))
 	}
 	for r := range m.placed {
 		seen = append(seen, "placed"+string(enforce.AppendRoute(nil, &r)))

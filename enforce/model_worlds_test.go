@@ -37,7 +37,7 @@ var worlds = []world{
 		ops: "open:s8 ; close:tun0 ; add:L10 ; del:L10 ; down:wifi ; up:wifi ; down:lan ; up:lan ; addr+:lan"},
 	{name: "six", later: true, about: "IPv6, merged legs", six: true,
 		ops: "open:6s8 ; open:6s8x ; open:6t9 ; close:tun0 ; close:tun1 ; add:6P8 ; add:6P8b ; add:6P8m ; add:6P9 ; add:6P9b ; add:6P9c ; add:6B10 ; add:6V8 ; add:6V9 ; del:6P9 ; del:6P9b ; del:6V8 ; addr-:6lan"},
-	{name: "disk", later: true, about: "a full disk, interrupted readings, death at every write", deaths: true,
+	{name: "disk", about: "a full disk, interrupted readings, death at every write", deaths: true,
 		ops: "open:s8 ; open:s8x ; close:tun0 ; full ; broken ; level ; recover ; add:P9l ; add:P9w ; add:P10w ; add:B10 ; add:V8 ; del:P9l ; addr-:lan ; addr+:lan ; kill ; stop"},
 	{name: "crash", about: "death before every write of every operation", deaths: true,
 		ops: "open:s8 ; open:s8x ; open:t9 ; close:tun0 ; recover ; add:P9l ; add:P9w ; add:P9w2 ; add:P10w ; add:X10 ; del:P9l ; add:V8 ; addr-:lan ; addr+:lan"},
