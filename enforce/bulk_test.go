@@ -21,8 +21,9 @@ type bulk struct {
 	own    map[netip.Prefix]plan.Route
 	calls  calls
 
-	sink *enforce.Sink
-	edge enforce.Edge
+	sink  *enforce.Sink
+	edge  enforce.Edge
+	asked func() // called when the interfaces are read, when not nil
 }
 
 // calls is the work that a System was given.
@@ -101,6 +102,9 @@ func (b *bulk) Apply(_ context.Context, actions []plan.Action) []error {
 }
 
 func (b *bulk) Facts(context.Context) (enforce.Facts, error) {
+	if b.asked != nil {
+		b.asked()
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.calls.facts++

@@ -114,8 +114,8 @@ func (e *Enforcer) event(ctx context.Context, ev Event) {
 	if ev.Err = e.displaced(ev.Err); errors.Is(ev.Err, ErrAlready) {
 		ev.Err = nil // Idle says it
 	}
+	e.tellReadded(&ev)
 	if ev.Change == Deleted {
-		e.eventDeleted(ev)
 		return
 	}
 	if e.written.events[ev.Route.Slot()] != nil {
@@ -165,28 +165,38 @@ func outlived(ev *Event) bool {
 func (e *Enforcer) amends(ctx context.Context, ev Event) {
 	back := []plan.Action{{Kind: plan.Restore, Route: ev.Route}}
 	e.markActions(back)
-	errs := e.sys.Apply(ctx, back)
-	if errs[0] == nil && ev.Answer.tally != nil {
-		ev.Answer.tally.restored.Add(1)
+	e.tellRemoved(&ev)
+	errs := e.apply(ctx, back, func(*plan.Action) *tally { return ev.Answer.tally })
+	if errs[0] == nil {
+		e.log.info("restore", "route", e.text(&ev.Route), "reason", "it was deleted by a policy that was just being replaced")
 	}
 	if errs[0] == nil || errors.Is(errs[0], ErrAlready) {
 		return
 	}
 	// It cannot stand now: hold it like any other, so that it is not lost.
-	if _, err := e.hold([]holding{{route: ev.Route}}, false); err != nil {
+	if _, err := e.hold([]holding{{route: ev.Route, of: ev.Answer.tally}}, false); err != nil {
 		e.log.error("route lost", "route", e.text(&ev.Route), "err", errors.Join(errs[0], err))
 	}
 }
 
-func (e *Enforcer) eventDeleted(ev Event) {
-	if ev.Answer.Put == nil {
+// tellReadded tells of a tunnel's route that the edge path put back, or could not.
+func (e *Enforcer) tellReadded(ev *Event) {
+	put := *ev
+	switch {
+	case ev.Readded:
+		put.Err = nil // what came of the Delete is told by itself
+	case ev.Answer.Put == nil || ev.Change == Added || ev.Err == nil || harmless(ev.Err):
 		return
 	}
-	s := e.sessionOf(ev.Answer.Verdict)
-	if harmless(ev.Err) || ev.Idle || s == nil {
-		return
+	put.Route = *ev.Answer.Put
+	e.tell(e.incident(put, "readded", readdedWhy(ev.Change)))
+}
+
+func readdedWhy(c Change) string {
+	if c == Added {
+		return "the tunnel's route was replaced"
 	}
-	e.tell(e.incident(ev, "readded", "the tunnel's route was deleted"))
+	return "the tunnel's route was deleted"
 }
 
 // harmless reports whether an answer failed only because the tunnel is going.
@@ -199,12 +209,21 @@ func (e *Enforcer) eventRemoved(ev Event) {
 		// or its owner took it back, and it is no newer copy of anything.
 		return
 	}
-	in := e.incident(ev, "removed", ev.Answer.Verdict.Explain(e.name))
-	e.contests.count(&ev.Route, in)
-	e.tell(in)
+	e.tellRemoved(&ev)
 	if ev.Err == nil {
 		e.renew(&ev.Route)
 	}
+}
+
+// tellRemoved tells of a route that the edge path deleted, or tried to: of one that
+// was gone already, whoever deleted it does.
+func (e *Enforcer) tellRemoved(ev *Event) {
+	if ev.Idle {
+		return
+	}
+	in := e.incident(*ev, "removed", ev.Answer.Verdict.Explain(e.name))
+	e.contests.count(&ev.Route, in)
+	e.tell(in)
 }
 
 // renew replaces the held copy of a route by the newer one that its owner added.
@@ -239,19 +258,20 @@ type written struct {
 // them stands until the last is written.
 const writtenAtOnce = 1024
 
-// serve takes in an event and those that wait behind it.
-func (e *Enforcer) serve(ctx context.Context, ev Event) {
-	for range writtenAtOnce {
+// serve takes in an event and those that wait behind it, and returns how many.
+func (e *Enforcer) serve(ctx context.Context, ev Event) (n int) {
+	defer e.removeWritten(ctx)
+	for n = 1; ; n++ {
 		e.event(ctx, ev)
+		if n == writtenAtOnce {
+			return n
+		}
 		select {
 		case ev = <-e.sink.Events():
 		default:
-			e.removeWritten(ctx)
-			return
+			return n
 		}
 	}
-	e.event(ctx, ev)
-	e.removeWritten(ctx)
 }
 
 // mustWriteFirst notes a route to delete that the edge path left to the loop. It is

@@ -171,6 +171,7 @@ const (
 // Status is a moment's view of the Enforcer. Its JSON form is stable.
 type Status struct {
 	Sessions  []SessionStatus `json:"sessions"`
+	Totals    Totals          `json:"totals"`    // since the start: of all sessions, those that ended and what is done after their end
 	Incidents []Incident      `json:"incidents"` // the last ones, oldest first
 	// Waiting are the held routes that no session keeps out: they come back once what
 	// they need is there.
@@ -185,15 +186,29 @@ type SessionStatus struct {
 	Error         string         `json:"error,omitempty"`
 	Protected     []netip.Prefix `json:"protected"`
 	Excluded      []netip.Prefix `json:"excluded"`
-	Removed       uint64         `json:"removed"`  // conflicting routes deleted, repeats included
-	Readded       uint64         `json:"readded"`  // VPN routes and pinholes put (back)
-	Restored      uint64         `json:"restored"` // held routes given back
+	Removed       uint64         `json:"removed"` // of Totals, for this session
+	Readded       uint64         `json:"readded"`
+	Restored      uint64         `json:"restored"`
+	Withdrawn     uint64         `json:"withdrawn"`
 	Held          []HeldRoute    `json:"held"`
 	Contested     []Contest      `json:"contested"`
 	OneFamily     string         `json:"one_family,omitempty"` // all of one family is protected and the other leaves outside: by what, and the remedy
 	Rejected      []netip.Prefix `json:"rejected,omitempty"`   // of the other family, as OtherFamily asks
 	Unenforceable []string       `json:"unenforceable"`        // what routing cannot protect
 	Notes         []string       `json:"notes"`                // what is as it should be, and good to know
+}
+
+// Totals are changes of the table, each counted once, where it is made.
+type Totals struct {
+	Removed   uint64 `json:"removed"`   // conflicting routes deleted, repeats included
+	Readded   uint64 `json:"readded"`   // VPN routes and pinholes put (back)
+	Restored  uint64 `json:"restored"`  // held routes given back
+	Withdrawn uint64 `json:"withdrawn"` // routes of culvert's own taken away again
+}
+
+// Totals returns the session's share.
+func (s *SessionStatus) Totals() Totals {
+	return Totals{Removed: s.Removed, Readded: s.Readded, Restored: s.Restored, Withdrawn: s.Withdrawn}
 }
 
 // HeldRoute is a removed route that will come back.

@@ -76,6 +76,7 @@ type Enforcer struct {
 	outdated  bool      // the table showed what came after that
 	asked     int       // how far the questions have come, where they are many
 	names     map[uint32]string
+	totals    tally // of all sessions, those that ended too, and of none
 	incidents incidentRing
 	told      int    // removals that the reading told one by one
 	grouped   groups // those that it did not
@@ -417,10 +418,15 @@ const looksAtTheEnd = 2
 func (e *Enforcer) finish(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
-	e.sessions = nil
 	e.drain(ctx)
+	for _, s := range e.sessions {
+		e.leave(s)
+	}
+	e.sessions = nil
 	for range looksAtTheEnd {
-		if e.level(ctx, "stop"); e.held.len() == 0 {
+		e.level(ctx, "stop")
+		e.drain(ctx) // nothing is answered any more, and what was is told
+		if e.tellRest(); e.held.len() == 0 {
 			return nil
 		}
 	}
@@ -428,15 +434,11 @@ func (e *Enforcer) finish(ctx context.Context) error {
 		e.held.len(), e.text(&e.held.first().Route), ErrNotNow)
 }
 
-// drain takes in what the edge path has done already.
+// drain takes in what the edge path has done already. What it does meanwhile is not
+// waited for: a flood has no end.
 func (e *Enforcer) drain(ctx context.Context) {
-	for {
-		select {
-		case ev := <-e.sink.Events():
-			e.serve(ctx, ev)
-		default:
-			return
-		}
+	for n := len(e.sink.Events()); n > 0; {
+		n -= e.serve(ctx, <-e.sink.Events())
 	}
 }
 
@@ -466,17 +468,27 @@ func (e *Enforcer) Wake(why string) {
 	}
 }
 
+// tallies are where changes are counted for the policy's sessions. What is written
+// here is not changed again, for the edge path reads it.
+func (e *Enforcer) tallies() (out []*tally) {
+	for _, s := range e.sessions {
+		if s.link == 0 { // as spec puts them
+			continue
+		}
+		if s.tally.owner == nil {
+			s.tally.owner, s.tally.all = s, &e.totals
+		}
+		out = append(out, &s.tally)
+	}
+	return out
+}
+
 // setPolicy makes p what the edge path judges by. Until the table has been read by
 // it, the edge path deletes at once only what conflicted before too.
 func (e *Enforcer) setPolicy(p *plan.Policy) {
-	now := &view{policy: p, links: e.linkSet, audit: e.opt.Audit}
+	now := &view{policy: p, links: e.linkSet, audit: e.opt.Audit, tallies: e.tallies()}
 	if p != e.armed {
 		now.before = e.armed
-	}
-	for _, s := range e.sessions {
-		if s.link != 0 { // as spec puts them
-			now.tallies = append(now.tallies, &s.tally)
-		}
 	}
 	old := e.view.Swap(now)
 	if old != nil && old.policy != p && e.opt.OnPolicy != nil {

@@ -40,6 +40,13 @@ func (e *DisplacedError) Error() string {
 // Unwrap returns what became of the delete.
 func (e *DisplacedError) Unwrap() error { return e.Result }
 
+// Changed reports whether an action that ended with the error did to the table what
+// it was told to, whatever else it did. ErrAlready changed nothing.
+func Changed(err error) bool {
+	var d *DisplacedError
+	return err == nil || errors.As(err, &d) && d.Result == nil
+}
+
 // InputError says what is wrong with what the caller asked for, naming the
 // input and the remedy. Nothing was changed.
 type InputError struct {

@@ -10,10 +10,16 @@ import (
 // heldRoutes are the held routes in the order of removal, found by number and by
 // place in time that does not grow with their number. The zero value is empty.
 type heldRoutes struct {
-	list   []Entry // a crossed-out one has the number 0 until room is made
+	list   []heldRoute // a crossed-out one has the number 0 until room is made
 	count  int
 	at     map[uint64]int // where in the list, by number
 	bySlot map[plan.Slot][]uint64
+	looks  int // how often an entry was looked at: the work, which must not grow faster than it has to
+}
+
+type heldRoute struct {
+	Entry
+	of *tally // of the session for which it was removed; nil where that is not known
 }
 
 func (h *heldRoutes) add(entries ...Entry) {
@@ -22,17 +28,34 @@ func (h *heldRoutes) add(entries ...Entry) {
 	}
 	for i := range entries {
 		e := &entries[i]
+		h.looks++
 		h.at[e.ID] = len(h.list)
 		h.bySlot[e.Route.Slot()] = append(h.bySlot[e.Route.Slot()], e.ID)
-		h.list = append(h.list, *e)
+		h.list = append(h.list, heldRoute{Entry: *e})
 	}
 	h.count += len(entries)
 }
 
 // get returns the entry with a number, or nil. It is valid until the next change.
 func (h *heldRoutes) get(id uint64) *Entry {
+	h.looks++
 	if i, ok := h.at[id]; ok {
-		return &h.list[i]
+		return &h.list[i].Entry
+	}
+	return nil
+}
+
+// owe notes for which session an entry's route was removed.
+func (h *heldRoutes) owe(id uint64, of *tally) {
+	if i, ok := h.at[id]; ok {
+		h.list[i].of = of
+	}
+}
+
+// tally returns what owe noted of an entry, or nil.
+func (h *heldRoutes) tally(id uint64) *tally {
+	if i, ok := h.at[id]; ok {
+		return h.list[i].of
 	}
 	return nil
 }
@@ -52,7 +75,7 @@ func (h *heldRoutes) all() iter.Seq[*Entry] {
 	list := h.list
 	return func(yield func(*Entry) bool) {
 		for i := range list {
-			if list[i].ID != 0 && !yield(&list[i]) {
+			if h.looks++; list[i].ID != 0 && !yield(&list[i].Entry) {
 				return
 			}
 		}
@@ -61,6 +84,7 @@ func (h *heldRoutes) all() iter.Seq[*Entry] {
 
 func (h *heldRoutes) remove(ids ...uint64) {
 	for _, id := range ids {
+		h.looks++
 		i, ok := h.at[id]
 		if !ok {
 			continue
@@ -72,7 +96,7 @@ func (h *heldRoutes) remove(ids ...uint64) {
 			delete(h.bySlot, slot)
 		}
 		delete(h.at, id)
-		h.list[i] = Entry{}
+		h.list[i] = heldRoute{}
 		h.count--
 	}
 	if len(h.list) > 2*h.count {
@@ -82,20 +106,24 @@ func (h *heldRoutes) remove(ids ...uint64) {
 
 // compact makes room once most of the list is crossed out.
 func (h *heldRoutes) compact() {
-	kept := make([]Entry, 0, h.count)
-	for e := range h.all() {
-		h.at[e.ID] = len(kept)
-		kept = append(kept, *e)
+	kept := make([]heldRoute, 0, h.count)
+	for i := range h.list {
+		h.looks++
+		if e := &h.list[i]; e.ID != 0 {
+			h.at[e.ID] = len(kept)
+			kept = append(kept, *e)
+		}
 	}
 	h.list = kept
 }
 
 // superseded returns the number of the entry that r is a newer copy of, or 0.
 func (h *heldRoutes) superseded(r *plan.Route) uint64 {
-	ids := h.bySlot[r.Slot()]
-	held := make([]*plan.Held, len(ids))
-	for i, id := range ids {
-		held[i] = &plan.Held{ID: id, Route: h.get(id).Route}
-	}
-	return plan.Superseded(held, r)
+	return plan.Superseded(func(yield func(uint64, *plan.Route) bool) {
+		for _, id := range h.bySlot[r.Slot()] {
+			if !yield(id, &h.get(id).Route) {
+				return
+			}
+		}
+	}, r)
 }

@@ -15,12 +15,13 @@ type holding struct {
 	route plan.Route
 	place uint64 // of the older copy that it replaces; 0: a place of its own
 	first bool
+	of    *tally // of the session for which it is removed; nil where that is not known
 }
 
 // replacing is a holding that has the place of a held route, when the ID is one.
 func (e *Enforcer) replacing(id uint64, r *plan.Route, first bool) holding {
 	if h := e.held.get(id); h != nil {
-		return holding{route: *r, place: cmp.Or(h.Place, h.ID), first: h.First}
+		return holding{route: *r, place: cmp.Or(h.Place, h.ID), first: h.First, of: e.held.tally(id)}
 	}
 	return holding{route: *r, first: first}
 }
@@ -42,7 +43,11 @@ func (e *Enforcer) hold(routes []holding, placed bool) ([]uint64, error) {
 			entries[i].Nets = plan.Nets(&h.route, e.link)
 		}
 	}
-	return ids, e.write(entries)
+	err := e.write(entries)
+	for i, h := range routes {
+		e.held.owe(ids[i], h.of)
+	}
+	return ids, err
 }
 
 // livesPause is how often lifetimes that were renewed are written down. Each router

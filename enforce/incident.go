@@ -112,7 +112,9 @@ func (e *Enforcer) incident(ev Event, what, reason string) Incident {
 		By:   Adder{Protocol: e.opt.ProtocolName(ev.Route.Protocol), Port: ev.Port, Process: ev.Process},
 		Seen: ev.Seen, Gone: ev.Done, Exposed: max(0, ev.Done.Sub(ev.Seen).Microseconds()),
 	}
-	if s := e.sessionOf(ev.Answer.Verdict); s != nil {
+	if t := ev.Answer.tally; t != nil { // though it ended since
+		in.Tunnel = t.owner.Tunnel
+	} else if s := e.sessionOf(ev.Answer.Verdict); s != nil {
 		in.Tunnel = s.Tunnel
 	}
 	if ev.Err != nil {

@@ -1,6 +1,7 @@
 package enforce
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -295,7 +296,7 @@ func (e *Enforcer) carryOut(ctx context.Context, actions []plan.Action, on occas
 	// finds them there.
 	e.markActions(actions)
 	atRisk := e.holdAtRisk(actions)
-	errs := e.sys.Apply(ctx, actions)
+	errs := e.apply(ctx, actions, e.tallyFor)
 	// A crash here leaves the entries of what was deleted, which is right, and
 	// those of what was given back, which are found to be there.
 	crossed := atRisk
@@ -344,7 +345,9 @@ func (e *Enforcer) writeDown(actions []plan.Action, placed bool) ([]plan.Action,
 	for i := range actions {
 		switch a := &actions[i]; {
 		case e.mustWrite(a):
-			routes = append(routes, e.replacing(a.Held, &a.Route, a.First))
+			h := e.replacing(a.Held, &a.Route, a.First)
+			h.of = cmp.Or(h.of, e.tallyFor(a))
+			routes = append(routes, h)
 		case e.renewsLife(a):
 			e.relive(a.Held, &a.Route)
 		}

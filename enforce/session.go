@@ -426,7 +426,8 @@ func (e *Enforcer) rebuild() {
 	e.divideAll()
 	spec := e.spec(e.sessions, e.facts.Links)
 	transports := e.transports()
-	if slices.EqualFunc(spec.Sessions, old.Sessions, equalSession) && slices.Equal(transports, e.carried) {
+	if slices.EqualFunc(spec.Sessions, old.Sessions, equalSession) && slices.Equal(transports, e.carried) &&
+		slices.Equal(e.tallies(), e.view.Load().tallies) {
 		return
 	}
 	e.carried = transports
@@ -473,17 +474,13 @@ func grew(old, now plan.Spec) bool {
 	})
 }
 
-// sessionOf returns the session that a verdict was reached for, or nil.
-func (e *Enforcer) sessionOf(v plan.Verdict) *session {
-	if v.Entry == nil {
-		return nil
-	}
-	return e.sessionAt(v.Entry.Session, v.Entry.Tunnel)
-}
+// sessionOf returns the open session that a verdict by the policy was reached for, or
+// nil. One by an older policy, where its place may have been another's, has its answer's
+// tally.
+func (e *Enforcer) sessionOf(v plan.Verdict) *session { return e.owner(e.view.Load().tallyOf(v.Entry)) }
 
 // sessionAt returns the session with a place in the policy, or nil. The interface
 // alone tells no two apart whose tunnels are both gone: guards hold them without one.
-// A verdict may be of an older policy, where the place was another's.
 func (e *Enforcer) sessionAt(place int, link uint32) *session {
 	for _, s := range e.sessions {
 		if s.link == 0 { // as spec puts them

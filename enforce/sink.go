@@ -44,11 +44,9 @@ func (s *Sink) Tell(ev Event) {
 	}
 }
 
-// group keeps of an event that finds no room what is told of many.
+// group keeps of an event that finds no room what is told of many: what its answer
+// changed, or could not.
 func (s *Sink) group(ev *Event) {
-	if !ev.Removed && (!ev.Answer.Delete || ev.Err == nil) {
-		return
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.grouped.add(ev, "edge")

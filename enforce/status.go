@@ -15,7 +15,7 @@ import (
 func (e *Enforcer) Status(ctx context.Context) (st Status, err error) {
 	err = e.do(ctx, func(context.Context) {
 		held := e.heldBySession()
-		st = Status{Sessions: []SessionStatus{}, Incidents: e.incidents.all(), Waiting: e.waiting()}
+		st = Status{Sessions: []SessionStatus{}, Totals: e.totals.totals(), Incidents: e.incidents.all(), Waiting: e.waiting()}
 		for _, s := range e.sessions {
 			st.Sessions = append(st.Sessions, e.statusWith(s, held[s]))
 		}
@@ -82,10 +82,11 @@ func (e *Enforcer) statusOf(s *session) SessionStatus {
 }
 
 func (e *Enforcer) statusWith(s *session, held []HeldRoute) SessionStatus {
+	n := s.tally.totals()
 	st := SessionStatus{
 		Tunnel: s.Tunnel, State: s.state,
 		Protected: s.Protect, Excluded: e.excluded(s),
-		Removed: s.tally.removed.Load(), Readded: s.tally.readded.Load(), Restored: s.tally.restored.Load(),
+		Removed: n.Removed, Readded: n.Readded, Restored: n.Restored, Withdrawn: n.Withdrawn,
 		Held: []HeldRoute{}, Contested: []Contest{}, Unenforceable: []string{}, Notes: []string{},
 	}
 	if s.link != 0 && s.id.Name != s.Tunnel {
@@ -178,16 +179,12 @@ func (e *Enforcer) failAll(err error) {
 
 // note records what became of one action.
 func (e *Enforcer) note(a *plan.Action, err error, on occasion) {
-	s := e.sessionFor(&a.Route)
-	if a.Kind == plan.Remove {
-		s = e.sessionOf(a.Verdict)
-	}
 	already := errors.Is(err, ErrAlready)
 	if err != nil && !already {
 		if a.Kind == plan.Restore {
 			e.notBack[a.Held] = err
 		}
-		e.noteFailure(a, s, err)
+		e.noteFailure(a, err)
 		return
 	}
 	if e.done != nil {
@@ -198,32 +195,23 @@ func (e *Enforcer) note(a *plan.Action, err error, on occasion) {
 	}
 	switch a.Kind {
 	case plan.Put:
-		e.count(s, func(s *session) { s.tally.readded.Add(1) })
 		e.log.info("put", "route", e.text(&a.Route), "reason", a.Why)
 	case plan.Remove:
-		e.count(s, func(s *session) { s.tally.removed.Add(1) })
 		e.tellRemoval(a, on)
 	case plan.Restore:
-		e.count(s, func(s *session) { s.tally.restored.Add(1) })
 		e.log.info("restore", "route", e.text(&a.Route))
 	default:
 		e.log.info(a.Kind.String(), "route", e.text(&a.Route), "reason", a.Why)
 	}
 }
 
-func (e *Enforcer) count(s *session, f func(*session)) {
-	if s != nil {
-		f(s)
-	}
-}
-
-func (e *Enforcer) noteFailure(a *plan.Action, s *session, err error) {
+func (e *Enforcer) noteFailure(a *plan.Action, err error) {
 	if harmless(err) { // the state says it: the tunnel or an interface is down
 		e.log.debug(a.Kind.String(), "route", e.text(&a.Route), "err", err)
 		return
 	}
 	e.log.error(a.Kind.String(), "route", e.text(&a.Route), "err", err)
-	if s != nil && s.err == nil {
+	if s := e.owner(e.tallyFor(a)); s != nil && s.err == nil {
 		s.err = fmt.Errorf("%s %s: %w", a.Kind, e.text(&a.Route), err)
 	}
 }

@@ -34,6 +34,7 @@ or dropped as asked{{end}}; 1 when not, 3 when no daemon answers.
     removed             conflicting routes deleted, repeats included
     readded             routes of the VPN and of culvert put (back)
     restored            held routes given back
+    withdrawn           routes of culvert's own taken away again
     held[]              removed routes that will come back: route, since
     contested[]         routes added again and again: route, times, by
     one_family          all of one family is protected and the other leaves by a
@@ -48,6 +49,8 @@ or dropped as asked{{end}}; 1 when not, 3 when no daemon answers.
                         counted
 {{end}}  waiting[]             removed routes that no session keeps out any more and that cannot
                         come back yet: route, since, why; absent when there is none
+  totals                removed, readded, restored, withdrawn since the start, of
+                        sessions that ended and what was done after their end too
   incidents[]           the last ones, oldest first
     id, tunnel          number since start; tunnel of the session
     what                removed, readded, restored, reported, failed; ended: a

@@ -80,7 +80,7 @@ func TestStatusEmpty(t *testing.T) {
 	empty := report.Status{Witness: report.Witness{Mode: report.Off, Reason: "a test"}}
 	err := errors.Join(showStatus(&text, empty, false), showStatus(&doc, empty, true))
 	if exitCode(err) != exitWrong || text.String() != "nothing is enforced: no session is open\n\npackets: not watched: a test\n" ||
-		!strings.HasPrefix(doc.String(), "{\n  \"version\": 1,\n  \"sessions\": [],\n  \"incidents\": [],\n  \"witness\": {\n") {
+		!strings.HasPrefix(doc.String(), "{\n  \"version\": 1,\n  \"sessions\": [],\n  \"totals\": {\n    \"removed\": 0,\n    \"readded\": 0,\n    \"restored\": 0,\n    \"withdrawn\": 0\n  },\n  \"incidents\": [],\n  \"witness\": {\n") {
 		t.Errorf("%v\n%s%s", err, &text, &doc)
 	}
 }

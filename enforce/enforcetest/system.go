@@ -51,6 +51,7 @@ type System struct {
 	fault faults
 	port  uint32 // who is acting
 	steps int
+	made  Made
 	busy  int // 1 while an announcement is being served
 }
 
@@ -83,8 +84,26 @@ func NewSystem(t *Table) *System {
 	return s
 }
 
+// Made is how often the Enforcer's own changes added a route and deleted one, by the
+// table's account: an IPv6 multipath route is deleted leg by leg.
+type Made struct{ Added, Deleted int }
+
+// Made returns what the Enforcer's changes came to so far.
+func (s *System) Made() Made {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.made
+}
+
 // heard queues what the table announces. The lock is held.
 func (s *System) heard(a announcement) {
+	switch {
+	case s.port != OwnPort:
+	case a.change == added:
+		s.made.Added++
+	case a.change == deleted:
+		s.made.Deleted++
+	}
 	switch {
 	case s.wake == nil:
 		return

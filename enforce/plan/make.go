@@ -474,20 +474,28 @@ func (m *maker) supersede(removals []Action) {
 
 // Superseded returns the ID of the held route that r is a newer copy of, or 0:
 // the identical one if there is one, else one by the same owner in the same
-// place. Those of r's slot are enough.
-func Superseded(held []*Held, r *Route) uint64 {
-	match := func(same func(h *Held) bool) uint64 {
-		for _, h := range held {
-			if same(h) {
-				return h.ID
+// place. Those of r's slot are enough; they are yielded with their IDs.
+func Superseded(held iter.Seq2[uint64, *Route], r *Route) (newer uint64) {
+	for id, h := range held {
+		switch {
+		case h.Same(*r):
+			return id
+		case newer == 0 && r.Replaces(h):
+			newer = id
+		}
+	}
+	return newer
+}
+
+// heldAt yields the held routes of a slot.
+func (m *maker) heldAt(s Slot) iter.Seq2[uint64, *Route] {
+	return func(yield func(uint64, *Route) bool) {
+		for _, h := range m.heldIn[s] {
+			if !yield(h.ID, &h.Route) {
+				return
 			}
 		}
-		return 0
 	}
-	if id := match(func(h *Held) bool { return h.Route.Same(*r) }); id != 0 {
-		return id
-	}
-	return match(func(h *Held) bool { return r.Replaces(&h.Route) })
 }
 
 // mustReturn reports whether r comes back although it did not stand before

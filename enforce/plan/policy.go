@@ -141,7 +141,11 @@ func (p *Policy) pinhole(pin netip.Prefix) {
 	case class == Protected && slices.Contains(p.spec.Gateways, pin):
 		p.trie.Insert(pin, &Entry{Prefix: pin, Class: Gateway, Session: around.Session})
 	default:
-		p.trie.Insert(pin, &Entry{Prefix: pin, Class: Excluded})
+		e := &Entry{Prefix: pin, Class: Excluded}
+		if around != nil {
+			e.Session = around.Session
+		}
+		p.trie.Insert(pin, e)
 	}
 }
 

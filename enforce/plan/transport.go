@@ -91,7 +91,7 @@ func (m *maker) couldStand(r *Route) bool {
 // and goes at once; it is followed where there is no other way, as after a
 // change of networks.
 func (m *maker) trusted(r *Route, v Verdict) bool {
-	return v.Decision != Conflict || m.stood(r) || (r.Connected() || r.leasedLink()) && m.book.hasAddress(r) || Superseded(m.heldIn[r.Slot()], r) != 0
+	return v.Decision != Conflict || m.stood(r) || (r.Connected() || r.leasedLink()) && m.book.hasAddress(r) || Superseded(m.heldAt(r.Slot()), r) != 0
 }
 
 func (m *maker) carriesTransport(r *Route) bool {

@@ -256,7 +256,7 @@ func (w *watcher) answer(change enforce.Change, hdr *unix.NlMsghdr, body []byte,
 	if a.Delete {
 		var err error
 		ev.Idle, err = idle(deleteRoute(w.out, body, &w.route))
-		ev.Removed = !ev.Idle && err == nil
+		ev.Removed = !ev.Idle && enforce.Changed(err)
 		ev.Err = errors.Join(ev.Err, err)
 	}
 	ev.Done = time.Now()

@@ -11,8 +11,9 @@ import (
 
 // Status is a moment's view of routes and packets.
 type Status struct {
-	Sessions  []Session  `json:"sessions"`
-	Incidents []Incident `json:"incidents"`
+	Sessions  []Session      `json:"sessions"`
+	Routes    enforce.Totals `json:"totals"` // since the start, of sessions that ended too
+	Incidents []Incident     `json:"incidents"`
 	// Waiting are the held routes that no session keeps out, and that are not back.
 	Waiting []enforce.HeldRoute `json:"waiting,omitempty"`
 	Leaks   *Leaks              `json:"leaks,omitempty"` // nil when nothing was measured

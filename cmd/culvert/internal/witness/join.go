@@ -317,7 +317,7 @@ func (j *Join) Leaks(ctx context.Context) (out *report.Leaks, state report.Witne
 }
 
 func (j *Join) report(st enforce.Status) report.Status {
-	out := report.Status{Witness: j.state(), Waiting: st.Waiting}
+	out := report.Status{Routes: st.Totals, Waiting: st.Waiting, Witness: j.state()}
 	for _, s := range st.Sessions {
 		rs := report.Session{SessionStatus: s}
 		j.Patch(&rs.SessionStatus)

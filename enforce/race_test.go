@@ -1,0 +1,5 @@
+//go:build race
+
+package enforce_test
+
+const raceEnabled = true
