@@ -68,7 +68,7 @@ cross:
 # name, and the enforcer everywhere else.
 kernel: build
 	CULVERT_NO_SKIP=1 go test -count 1 -race -timeout 20m $$(go list ./... | grep -v -e '/loader$$' -e '/promise$$')
-	go test -count 1 -timeout 20m -run '^TestModel' ./enforce
+	go test -count 1 -timeout 20m -run '^TestModel$$' ./enforce -states 2500
 	CULVERT_NO_SKIP=1 go test -count 1 -timeout 20m ./cmd/culvert/internal/promise
 	CULVERT_NO_SKIP=1 go test -count 1 -timeout 20m ./loader
 	CULVERT_NO_SKIP=1 go test -count 1 -race -timeout 20m -run 'Samples|Guard|NewInterfaces|Tunnels|Layout|Oracle' ./loader
