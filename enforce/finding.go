@@ -15,6 +15,9 @@ func (e *Enforcer) takeIn(pl *plan.Plan) {
 	for _, s := range e.sessions {
 		s.unfit = slices.Concat(leftFindings(s), e.localFindings(s), e.ruleFindings(s), e.facts.Bypasses)
 		s.notes = nil
+		if s.err == nil {
+			s.notes = s.muteNotes()
+		}
 		e.tellFamily(s, e.familyFinding(s, pl))
 	}
 	for _, f := range pl.Unfit {

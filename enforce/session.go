@@ -21,6 +21,7 @@ type session struct {
 	link    uint32
 	id      LinkID // of the tunnel, as it was seen last
 	up      bool
+	mute6   bool     // IPv6 is switched off on the tunnel
 	loss    bool     // the tunnel was there and vanished; the guard holds
 	poser   string   // what has the name of a tunnel that is away, and is not it
 	posed   uint32   // its index, once it was told
@@ -287,7 +288,7 @@ func (e *Enforcer) spec(sessions []*session, links []plan.Link) plan.Spec {
 			continue
 		}
 		protect, _ := divide(sessions, i)
-		ps := plan.Session{Tunnel: s.link, TunnelUp: s.up, Protect: protect, Exclude: s.Exclude, OtherTable: s.OtherTable}
+		ps := plan.Session{Tunnel: s.link, TunnelUp: s.up, Mute6: s.mute6, Protect: protect, Exclude: s.Exclude, OtherTable: s.OtherTable}
 		ps.Reject = Rejected(all, &s.Session)
 		for _, srv := range s.Servers {
 			ps.Servers = append(ps.Servers, srv.Addr.Addr().Unmap())
@@ -318,6 +319,7 @@ func (e *Enforcer) look(ctx context.Context) error {
 	}
 	e.await()
 	e.completeServers(ctx)
+	e.judgeMute()
 	e.doubt(ctx)
 	e.rebuild()
 	e.meetLinks()
@@ -374,7 +376,7 @@ func (s *session) watched() bool { return s.link != 0 && !s.loss }
 // vanish does what is to be done about a tunnel that went without notice: a guard
 // holds, or else the connection ends. It reports whether the session goes on.
 func (e *Enforcer) vanish(s *session) bool {
-	s.up = false
+	s.up, s.mute6 = false, false
 	if e.opt.OnLoss == LossGuard {
 		e.log.warn("tunnel vanished: the guard holds", "tunnel", s.Tunnel, "index", s.link)
 		s.link, s.loss = noLink, true
@@ -408,7 +410,7 @@ func (e *Enforcer) stand(s *session, l *plan.Link) {
 	was := s.id
 	watched := s.watched()
 	s.unasked = s.unasked || !watched
-	s.link, s.up, s.loss = l.Index, l.Up, false
+	s.link, s.up, s.mute6, s.loss = l.Index, l.Up, l.Mute6, false
 	s.id = LinkID{Index: l.Index, Name: l.Name, HW: l.HW, Type: l.Type}
 	s.posed = 0
 	if s.id == was {
@@ -456,7 +458,7 @@ func (e *Enforcer) transports() (out []string) {
 }
 
 func equalSession(a, b plan.Session) bool {
-	return a.Tunnel == b.Tunnel && a.TunnelUp == b.TunnelUp &&
+	return a.Tunnel == b.Tunnel && a.TunnelUp == b.TunnelUp && a.Mute6 == b.Mute6 &&
 		slices.Equal(a.Protect, b.Protect) && slices.Equal(a.Exclude, b.Exclude) &&
 		slices.Equal(a.Servers, b.Servers) && slices.Equal(a.KeepLinks, b.KeepLinks) &&
 		slices.Equal(a.OtherTable, b.OtherTable) && slices.Equal(a.Reject, b.Reject)

@@ -146,7 +146,7 @@ func (e *Enforcer) stateOf(s *session, missing []netip.Prefix) State {
 
 // lacks reports whether a prefix of a session had no tunnel route.
 func lacks(s *session, missing []netip.Prefix) bool {
-	return slices.ContainsFunc(s.Protect, func(p netip.Prefix) bool { return slices.Contains(missing, p) })
+	return slices.ContainsFunc(without(s.Protect, s.muted()), func(p netip.Prefix) bool { return slices.Contains(missing, p) })
 }
 
 // fail notes why the session of a verdict is not what it should be.

@@ -121,7 +121,7 @@ func (e *Enforcer) verifiable(s *session, missing []netip.Prefix) bool {
 func (e *Enforcer) verifyRules(s *session) {
 	for _, family := range []int{4, 6} {
 		needs := func(p netip.Prefix) bool { return int(plan.FamilyOf(p)) == family && !slices.Contains(s.OtherTable, p) }
-		if _, asked := beforeMain(e.facts.Rules, family); asked || s.err != nil || !slices.ContainsFunc(s.Protect, needs) {
+		if _, asked := beforeMain(e.facts.Rules, family); asked || s.err != nil || !slices.ContainsFunc(without(s.Protect, s.muted()), needs) {
 			continue
 		}
 		dash := map[int]string{4: "", 6: "-6 "}[family]
@@ -136,7 +136,7 @@ func (e *Enforcer) questions(missing []netip.Prefix) []question {
 		if !e.verifiable(s, missing) {
 			continue
 		}
-		for _, p := range s.Protect {
+		for _, p := range without(s.Protect, s.muted()) {
 			if a, ok := e.sample(s, p); ok {
 				all = append(all, question{s, p, a})
 			}

@@ -79,6 +79,25 @@ func (t *Table) SetUp(index uint32, up bool) error {
 	return nil
 }
 
+// SetMute6 switches IPv6 off on an interface, which takes its IPv6 addresses and
+// routes, or on again, which brings none back.
+func (t *Table) SetMute6(index uint32, off bool) error {
+	l := t.link(index)
+	if l == nil {
+		return ErrNoLink
+	}
+	if l.Mute6 = off; off {
+		l.Addrs = slices.DeleteFunc(l.Addrs, func(p netip.Prefix) bool { return p.Addr().Is6() })
+		for i := len(t.rows) - 1; i >= 0; i-- {
+			if r := &t.rows[i].r; r.Dst.Addr().Is6() && !rejecting(r.Type) && uses(r, index) {
+				t.drop(i)
+			}
+		}
+	}
+	t.hint("address removed")
+	return nil
+}
+
 // Rename gives an interface another name; nothing else changes.
 func (t *Table) Rename(index uint32, name string) error {
 	l := t.link(index)

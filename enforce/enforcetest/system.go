@@ -329,7 +329,7 @@ func explain(err error) error {
 		return fmt.Errorf("%w: %w", enforce.ErrAlready, err)
 	case errors.Is(err, ErrNoLink), errors.Is(err, ErrNexthop):
 		return fmt.Errorf("%w: %w", enforce.ErrGone, err)
-	case errors.Is(err, ErrLinkDown), errors.Is(err, ErrGateway):
+	case errors.Is(err, ErrLinkDown), errors.Is(err, ErrGateway), errors.Is(err, ErrMute6):
 		return fmt.Errorf("%w: %w", enforce.ErrNotNow, err)
 	}
 	return err

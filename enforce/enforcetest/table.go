@@ -20,6 +20,7 @@ var (
 	ErrAbsent   = errors.New("no such file or directory (ENOENT)")
 	ErrNoLink   = errors.New("no such device (ENODEV)")
 	ErrLinkDown = errors.New("network is down (ENETDOWN)")
+	ErrMute6    = errors.New("IPv6 is disabled on nexthop device (EACCES)")
 	ErrGateway  = errors.New("nexthop has invalid gateway (ENETUNREACH)")
 	ErrSource   = errors.New("invalid preferred source address (EINVAL)")
 	ErrNexthop  = errors.New("nexthop id does not exist (EINVAL)")
@@ -261,6 +262,9 @@ func (t *Table) admissible(r *plan.Route, extra string) error {
 	for h := range r.Hops() {
 		if err := t.reachable(h, hasWord(extra, "onlink")); err != nil {
 			return err
+		}
+		if r.Dst.Addr().Is6() && t.link(h.Link).Mute6 {
+			return ErrMute6
 		}
 	}
 	return nil

@@ -17,6 +17,7 @@ type Link struct {
 	Kind  LinkKind
 	Type  LinkType
 	Up    bool
+	Mute6 bool           // IPv6 is switched off on it: it carries none, and takes no IPv6 route
 	Addrs []netip.Prefix // addresses with their prefix lengths, not masked
 	Peers []netip.Prefix // what point-to-point addresses lead to, masked
 }

@@ -61,6 +61,7 @@ func InIgnored(p netip.Prefix) bool {
 type Session struct {
 	Tunnel     uint32         // interface index of the tunnel
 	TunnelUp   bool           // false: its routes cannot stand now, none is put
+	Mute6      bool           // IPv6 is switched off on it: none of IPv6 is put
 	Protect    []netip.Prefix // must leave through the tunnel
 	Exclude    []netip.Prefix // bypass it on purpose
 	Servers    []netip.Addr   // where the tunnel's own transport goes
@@ -251,7 +252,8 @@ func (p *Policy) Empty() bool { return p.protect.Size() == 0 }
 // should be put into main now.
 func (p *Policy) MayPut(e *Entry) bool {
 	s := &p.spec.Sessions[e.Session]
-	return (s.TunnelUp || e.Reject) && !e.OtherTable
+	mute := s.Mute6 && e.Prefix.Addr().Is6()
+	return (s.TunnelUp && !mute || e.Reject) && !e.OtherTable
 }
 
 // Carries reports whether a route leads to a server or to a gateway that is kept

@@ -199,7 +199,8 @@ func addError(err error, r *plan.Route) error {
 		return enforce.ErrAlready
 	case errors.Is(err, unix.ENODEV):
 		return fmt.Errorf("add %v: %w: %w", r.Dst, enforce.ErrGone, err)
-	case errors.Is(err, unix.ENETDOWN):
+	case errors.Is(err, unix.ENETDOWN), r.Dst.Addr().Is6() && (errors.Is(err, unix.EACCES) || isUnsupported(err)):
+		// The interface is down, or IPv6 is off on it or in the kernel.
 		return fmt.Errorf("add %v: %w: %w", r.Dst, enforce.ErrNotNow, err)
 	}
 	return fmt.Errorf("add %v: %w", r.Dst, err)

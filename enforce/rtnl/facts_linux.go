@@ -124,6 +124,8 @@ func parseLink(b []byte) (l plan.Link, ok bool) {
 			l.Name = cString(a.value)
 		case unix.IFLA_ADDRESS:
 			l.HW = net.HardwareAddr(a.value).String()
+		case unix.IFLA_AF_SPEC:
+			l.Mute6 = mute6(a.value)
 		case unix.IFLA_LINKINFO:
 			l.Type.Kind = linkKind(a.value)
 		}
@@ -131,17 +133,34 @@ func parseLink(b []byte) (l plan.Link, ok bool) {
 	return l, true
 }
 
-func linkKind(b []byte) string {
+// mute6 reads what each family says of an interface. IPv6 says nothing of one that it
+// knows nothing of, as when the kernel runs without it.
+func mute6(b []byte) bool {
+	family, known := attribute(b, unix.AF_INET6)
+	conf, _ := attribute(family, unix.IFLA_INET6_CONF)
+	return !known || len(conf) >= 4*(devconfDisable+1) && native.Uint32(conf[4*devconfDisable:]) != 0
+}
+
+// devconfDisable is DEVCONF_DISABLE_IPV6, the place of disable_ipv6 in IFLA_INET6_CONF.
+const devconfDisable = 26
+
+// attribute finds one attribute of a list.
+func attribute(b []byte, typ uint16) ([]byte, bool) {
 	for len(b) > 0 {
 		a, rest, ok := nextAttr(b)
 		if !ok {
-			return ""
+			return nil, false
 		}
-		if b = rest; a.typ == unix.IFLA_INFO_KIND {
-			return cString(a.value)
+		if b = rest; a.typ == typ {
+			return a.value, true
 		}
 	}
-	return ""
+	return nil, false
+}
+
+func linkKind(b []byte) string {
+	kind, _ := attribute(b, unix.IFLA_INFO_KIND)
+	return cString(kind)
 }
 
 // tunnels are the kinds of interfaces that carry packets inside others. PPP is not
