@@ -3,7 +3,9 @@
 package e2eleak
 
 import (
+	"flag"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -378,23 +380,58 @@ func hooks(p *testenv.Program) map[string]string {
 	return out
 }
 
+var namesFor = flag.Duration("names-for", 3*time.Second, "how long TestManyNames sends")
+
+// namesMemory is what the daemon may come to meanwhile, in KiB.
+const namesMemory = 64 << 10
+
 // TestManyNames: a process that has another name for each packet that leaks is
-// one row, and fills no log.
+// one row, and fills neither log nor memory, however long it goes on. All of its
+// packets are counted.
 func TestManyNames(t *testing.T) {
 	needs(t)
-	const packets = 2000
 	s := newStub(t)
 	d := s.daemon(t, "--on-leak", "drop")
-	speech{dst: "172.31.1.10", device: "eth0", count: packets, rename: true, uid: 65534}.say(t, s.Client)
+	talking := speech{dst: "172.31.1.10", device: "eth0", rename: true, uid: 65534}.start(t, s.Client)
+	time.Sleep(*namesFor) // the time is what is tried
+	packets := sent(t, talking)
 	s.settled(t, packets)
 	list := s.table(t)
 	if len(list.By) != 1 || list.Packets != packets || list.Dropped != packets || list.By[0].Process != fmt.Sprint("name", packets) {
 		t.Errorf("%d of %d in %d rows: %+v", list.Packets, packets, len(list.By), list.By[:min(3, len(list.By))])
 	}
-	if n := strings.Count(d.Output(), "msg=leak "); n == 0 || n > 5 {
-		t.Errorf("%d lines in the log", n)
+	lines, memory := strings.Count(d.Output(), "msg=leak "), peak(t, d.Pid())
+	t.Logf("%d packets and names in %v: %d lines, at most %d KiB", packets, *namesFor, lines, memory)
+	if limit := 5 + int(namesFor.Minutes()); lines == 0 || lines > limit {
+		t.Errorf("%d lines in the log, want 1 to %d", lines, limit)
+	}
+	if memory > namesMemory {
+		t.Errorf("the daemon came to %d KiB, want %d at most", memory, namesMemory)
 	}
 	stopped(t, d)
+}
+
+// sent ends a talker, which says how many packets it sent.
+func sent(t testing.TB, talking *testenv.Process) (n int) {
+	t.Helper()
+	talking.Stop(t)
+	if _, err := fmt.Sscanf(talking.Output(), "sent %d", &n); err != nil || n == 0 {
+		t.Fatalf("talker: %v: %s", err, talking.Output())
+	}
+	return n
+}
+
+// peak is the highest RSS of a process so far, in KiB.
+func peak(t testing.TB, pid int) (kib int) {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		_, _ = fmt.Sscanf(line, "VmHWM: %d kB", &kib)
+	}
+	return kib
 }
 
 // TestTunnelComesAndGoes: what leaks while the tunnel is closing, away, and coming

@@ -123,19 +123,22 @@ func renamed(send func([]byte) error) func([]byte) error {
 	}
 }
 
-// repeat sends; what is refused (no buffers: dropped; invalid: the interface is
-// about to go) is passed over.
+// repeat sends, and at its end says how often; what is refused (no buffers: dropped;
+// invalid: the interface is about to go) is passed over.
 func repeat(send func([]byte) error, count int, pause time.Duration) error {
 	end := make(chan os.Signal, 1)
 	signal.Notify(end, syscall.SIGTERM)
 	payload := append([]byte(secret), make([]byte, 40)...)
-	for i := 0; count == 0 || i < count; i++ {
+	i := 0
+	defer func() { fmt.Println("sent", i) }()
+	for ; count == 0 || i < count; i++ {
 		if err := send(payload); err != nil && !refused(err) {
 			return err
 		}
 		time.Sleep(pause)
 		select {
 		case <-end:
+			i++
 			return nil
 		default:
 		}
