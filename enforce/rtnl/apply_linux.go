@@ -13,14 +13,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Apply implements enforce.System.
+// Apply implements enforce.System. Once the kernel has left one change without an answer
+// the others are not asked for: each would wait as long.
 func (s *System) Apply(ctx context.Context, actions []plan.Action) []error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	errs := make([]error, len(actions))
+	var mute error
 	for i := range actions {
-		if errs[i] = ctx.Err(); errs[i] == nil {
+		if errs[i] = cmp.Or(ctx.Err(), mute); errs[i] == nil {
 			errs[i] = s.apply(&actions[i])
+		}
+		if mute == nil && errors.Is(errs[i], errNoAnswer) {
+			mute = fmt.Errorf("not asked for, after another change: %w", errNoAnswer)
 		}
 	}
 	return errs
@@ -72,7 +77,8 @@ func restoreRoute(s *socket, r *plan.Route, first bool, age uint32) error {
 		return nil // its lifetime ended: the kernel would have dropped it
 	}
 	err := addBack(s, r, first, age)
-	if err == nil || errors.Is(err, enforce.ErrAlready) || errors.Is(err, enforce.ErrGone) || errors.Is(err, enforce.ErrNotNow) || errors.Is(err, unix.EPERM) {
+	if err == nil || errors.Is(err, enforce.ErrAlready) || errors.Is(err, enforce.ErrGone) || errors.Is(err, enforce.ErrNotNow) || errors.Is(err, unix.EPERM) ||
+		errors.Is(err, errNoAnswer) {
 		return err
 	}
 	if err := addScaffolded(s, r, first, age); err == nil || errors.Is(err, enforce.ErrAlready) {

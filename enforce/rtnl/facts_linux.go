@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"time"
 
@@ -15,12 +16,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+func dialNetlink() (*netlink.Conn, error) {
+	return netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{Strict: true})
+}
+
 // dial opens a socket for the requests that are not on any fast path.
 func (s *System) dial() (c *netlink.Conn, err error) {
 	err = s.ns.do(func() error {
-		c, err = netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{Strict: true})
-		if err == nil {
-			err = c.SetDeadline(time.Now().Add(answerWait)) // of all that is asked on it
+		if c, err = s.ns.dial(); err == nil {
+			err = c.SetDeadline(time.Now().Add(s.ns.patience)) // of all that is asked on it
 		}
 		return err
 	})
@@ -74,7 +78,10 @@ func request(c *netlink.Conn, typ uint16, header []byte) ([]netlink.Message, err
 			Header: netlink.Header{Type: netlink.HeaderType(typ), Flags: netlink.Request | netlink.Dump},
 			Data:   header,
 		})
-		if err != nil || !slices.ContainsFunc(msgs, interrupted) {
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return nil, errNoAnswer
+		case err != nil || !slices.ContainsFunc(msgs, interrupted):
 			return msgs, err
 		}
 	}

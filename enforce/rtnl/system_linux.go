@@ -7,8 +7,10 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/culvert-project/culvert/enforce"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -52,8 +54,12 @@ var _ enforce.System = (*System)(nil)
 // namespace opens sockets in the network namespace that a System belongs to,
 // from whichever thread asks.
 type namespace struct {
-	file *os.File
-	stat unix.Stat_t
+	file     *os.File
+	stat     unix.Stat_t
+	patience time.Duration // how long an answer may take
+	// What the System asks by is made with these, where the kernel is to be asked.
+	socket func() (*socket, error)
+	dial   func() (*netlink.Conn, error)
 }
 
 const threadNamespace = "/proc/thread-self/ns/net"
@@ -63,7 +69,7 @@ func currentNamespace() (*namespace, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open network namespace: %w", err)
 	}
-	ns := &namespace{file: f}
+	ns := &namespace{file: f, patience: answerWait, socket: openSocket, dial: dialNetlink}
 	if err := unix.Fstat(int(f.Fd()), &ns.stat); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("read network namespace: %w", err)
@@ -73,9 +79,12 @@ func currentNamespace() (*namespace, error) {
 
 func (ns *namespace) close() { ns.file.Close() }
 
+// open opens a raw socket, on which each answer may take the namespace's patience.
 func (ns *namespace) open() (s *socket, err error) {
 	err = ns.do(func() error {
-		s, err = openSocket()
+		if s, err = ns.socket(); err == nil {
+			s.patience = ns.patience
+		}
 		return err
 	})
 	return s, err
