@@ -3,9 +3,11 @@
 package guest
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/culvert-project/culvert/testenv"
@@ -83,4 +85,79 @@ func TestOpenVPNGuard(t *testing.T) {
 		r.enforcing()
 	})
 	r.arrives("connected again")
+}
+
+// ordinary sends to the target as any program does, by whichever route there is,
+// until the function that it returns is called.
+func (r *rig) ordinary() (end func()) {
+	r.t.Helper()
+	blast, _ := site()
+	blast.Rate, blast.Count = 100, 1<<30
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { _, err := r.Client.Blast(ctx, blast); done <- err }()
+	return func() {
+		r.t.Helper()
+		cancel()
+		if err := <-done; err != nil {
+			r.t.Errorf("ordinary sender: %v", err)
+		}
+	}
+}
+
+// link is the interface's number, "" when it is not there.
+func (r *rig) link(name string) string {
+	out, err := try("cat /sys/class/net/" + name + "/ifindex")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(out)
+}
+
+// silence lets the server say nothing until OpenVPN has closed its tunnel for that,
+// and then speak again until the tunnel is another.
+func (r *rig) silence() {
+	r.t.Helper()
+	was := r.link("tun0")
+	if err := r.VPNServer.Signal(syscall.SIGSTOP); err != nil {
+		r.t.Fatal(err)
+	}
+	defer r.VPNServer.Signal(syscall.SIGCONT) //nolint:errcheck // the server is this case's
+	r.eventually("OpenVPN restarts", `journalctl -q --no-pager -u openvpn-client@lab | grep -q 'ping-restart'`)
+	r.eventually("the guard holds", `[ ! -e /sys/class/net/tun0 ] && culvert status --json | grep -q '"holding"'`)
+	r.sessions(1)
+	if err := r.VPNServer.Signal(syscall.SIGCONT); err != nil {
+		r.t.Fatal(err)
+	}
+	if !testenv.Until(patience, func() bool { now := r.link("tun0"); return now != "" && now != was }) {
+		r.t.Errorf("the tunnel does not come back; it was %q and is %q", was, r.link("tun0"))
+	}
+	r.enforcing()
+}
+
+// TestOpenVPNSilence: the server goes silent. OpenVPN closes its tunnel (ping-restart,
+// without persist-tun) and makes it anew once it is heard. The packaged hooks are told of
+// a close, and keep the session: under on_loss: guard nothing gets out meanwhile, neither
+// what is bound to the LAN's device nor what follows the routes.
+func TestOpenVPNSilence(t *testing.T) {
+	r := newRig(t, testenv.LabOptions{})
+	r.open("before culvert")
+	r.unit("on_loss: guard\n")
+	r.openvpn("pull-filter ignore ping", "ping 1", "ping-restart 4")
+	r.sh("systemctl start openvpn-client@lab")
+	r.enforcing()
+	r.pinned()
+	pid := r.sh("systemctl show -P MainPID openvpn-client@lab")
+	r.none("the server is silent", func() {
+		end := r.ordinary()
+		defer end()
+		r.silence()
+	})
+	if now := r.sh("systemctl show -P MainPID openvpn-client@lab"); now != pid {
+		t.Errorf("OpenVPN was process %s and is %s: it has ended, not restarted", pid, now)
+	}
+	r.arrives("connected again")
+	r.sh("systemctl stop openvpn-client@lab")
+	r.sessions(0)
+	r.open("after the disconnect")
 }

@@ -138,3 +138,53 @@ func TestUnitHardened(t *testing.T) {
 		t.Errorf("the exposure is more than 2.5:\n%s", out)
 	}
 }
+
+// dropIn changes the unit for this case.
+func (r *rig) dropIn(lines string) {
+	r.t.Helper()
+	const folder = "/run/systemd/system/culvert.service.d"
+	r.write(folder+"/case.conf", "[Service]\n"+lines+"\n", 0o644)
+	r.sh("systemctl daemon-reload")
+	r.t.Cleanup(func() {
+		_, _ = try("systemctl stop culvert; rm -r " + folder + "; systemctl daemon-reload; systemctl reset-failed culvert")
+	})
+}
+
+// TestUnitSystemCalls: the unit's filter refuses system calls, and a refusal that a
+// library passes over is not seen. Here each one kills: what the daemon does in its life
+// needs none of them.
+func TestUnitSystemCalls(t *testing.T) {
+	r, tun := tunnelled(t)
+	r.dropIn("SystemCallErrorNumber=kill")
+	r.unit("on_leak: drop\non_loss: guard\n" + siteSession("tun0"))
+	r.enforcing()
+	r.pinned()
+	r.attack()
+	r.sh("culvert leaks; culvert status; culvert explain %s; systemctl reload culvert; systemctl restart culvert", testenv.TargetAddr)
+	r.enforcing()
+	r.none("the tunnel goes", func() {
+		if err := tun.Close(); err != nil {
+			t.Error(err)
+		}
+		r.eventually("the guard holds", `culvert status --json | grep -q '"holding"'`)
+	})
+	r.tunnel()
+	r.enforcing()
+	r.sh("systemctl stop culvert; culvert release")
+	if got := strings.Fields(r.sh("systemctl show -P Result -P NRestarts culvert")); len(got) != 2 || got[0] != "success" || got[1] != "0" {
+		t.Errorf("the unit's result and restarts are %v:\n%s", got, r.sh("journalctl -q --no-pager -n 60 -u culvert"))
+	}
+	r.refused()
+}
+
+// refused is the control: where the filter refuses what the daemon does need, it is killed.
+func (r *rig) refused() {
+	r.t.Helper()
+	r.dropIn("SystemCallErrorNumber=kill\nSystemCallFilter=~bpf\nRestart=no")
+	if out, err := try("systemctl start culvert"); err == nil {
+		r.t.Fatalf("control: the unit starts without bpf: nothing can be proved\n%s", out)
+	}
+	if out := r.sh("journalctl -q --no-pager -n 20 -u culvert"); !strings.Contains(out, "status=31/SYS") {
+		r.t.Errorf("control: the daemon was not killed for its call:\n%s", out)
+	}
+}
