@@ -269,6 +269,60 @@ func conformIdempotent(t *testing.T, l Lab) {
 	}
 }
 
+// conformIdle asks that what changed nothing is no plain success: what is counted, held
+// and given back hangs on it.
+func conformIdle(t *testing.T, l Lab) {
+	for i, own := range l.both(1, l.Tunnel) {
+		own.Origin, own.Protocol = plan.Own, 0
+		held := l.both(2, l.Links[0])[i]
+		l.add(t, Add, held)
+		read := l.mustFind(t, held)
+		put, restore := plan.Action{Kind: plan.Put, Route: own}, plan.Action{Kind: plan.Restore, Route: read}
+		remove := plan.Action{Kind: plan.Remove, Route: read}
+		l.does(t, put, true)
+		l.does(t, put, false)
+		l.does(t, restore, false)
+		l.does(t, remove, true)
+		l.does(t, remove, false)
+		l.does(t, restore, true)
+		l.edgeIdles(t, own, l.both(3, l.Links[0])[i])
+		withdraw := plan.Action{Kind: plan.Withdraw, Route: l.mustFind(t, own)}
+		l.does(t, withdraw, true)
+		l.does(t, withdraw, false)
+	}
+}
+
+// does carries out an action that changes something, or finds it done.
+func (l *Lab) does(t *testing.T, a plan.Action, something bool) {
+	t.Helper()
+	err := l.System.Apply(t.Context(), []plan.Action{a})[0]
+	if err != nil && !errors.Is(err, enforce.ErrAlready) || (err == nil) != something {
+		t.Errorf("%v %s: %v; it had something to do: %v", a.Kind, Text(a.Route), err, something)
+	}
+}
+
+// edgeIdles puts what stands, and deletes what does.
+func (l *Lab) edgeIdles(t *testing.T, stands, trigger plan.Route) {
+	t.Helper()
+	for _, remove := range []bool{false, true} {
+		w := l.watch(t, func(c enforce.Change, r *plan.Route) enforce.Answer {
+			if c != enforce.Added || !alike(*r, trigger) {
+				return enforce.Answer{}
+			}
+			return enforce.Answer{Put: &stands, Delete: remove, Tell: true}
+		})
+		l.add(t, Add, trigger)
+		ev := w.event(t, trigger.Dst)
+		w.stop(t)
+		if ev.Err != nil || ev.Readded || ev.Removed != remove || ev.Idle == remove {
+			t.Errorf("put of what is there, delete %v: put %v, removed %v, idle %v, error %v", remove, ev.Readded, ev.Removed, ev.Idle, ev.Err)
+		}
+		if !remove {
+			l.apply(t, plan.Action{Kind: plan.Remove, Route: l.mustFind(t, trigger)})
+		}
+	}
+}
+
 func conformOrder(t *testing.T, l Lab) {
 	for _, r := range l.both(1, l.Links[0]) {
 		l.add(t, Add, r)

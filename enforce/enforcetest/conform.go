@@ -97,6 +97,7 @@ func Conform(t *testing.T, newLab func(t *testing.T) Lab) {
 		{"a metric 0 twin that is gone spares its sibling", conformTwin},
 		{"a leg leaves its multipath route", conformLeg},
 		{"put, restore, remove and withdraw are idempotent", conformIdempotent},
+		{"that there was nothing to do is told", conformIdle},
 		{"actions are carried out in order", conformOrder},
 		{"one action's error is its own", conformErrors},
 		{"own routes are known again", conformOwn},

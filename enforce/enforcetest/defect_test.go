@@ -2,6 +2,7 @@ package enforcetest_test
 
 import (
 	"context"
+	"errors"
 	"iter"
 	"os"
 	"os/exec"
@@ -131,6 +132,15 @@ var defects = map[string]broken{
 		for i := range actions {
 			if actions[i].Kind == plan.Put {
 				errs[i] = os.ErrExist
+			}
+		}
+		return errs
+	}},
+	"that there was nothing to do is told": {apply: func(s enforce.System, ctx context.Context, actions []plan.Action) []error {
+		errs := s.Apply(ctx, actions)
+		for i := range errs {
+			if errors.Is(errs[i], enforce.ErrAlready) {
+				errs[i] = nil
 			}
 		}
 		return errs

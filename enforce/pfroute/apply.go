@@ -99,13 +99,13 @@ func (s *System) put(r *plan.Route, going []plan.Route) error {
 	switch {
 	case old == nil:
 	case old.serves(r):
-		return nil
+		return enforce.ErrAlready
 	case !slices.ContainsFunc(going, old.Same):
 		return fmt.Errorf("add %v: %w: %w", r.Dst, enforce.ErrNotNow, errTaken)
 	default:
 		// Between the two the destination goes by a shorter prefix; it went by
 		// the route that is deleted until now.
-		if err := s.delete(old); err != nil {
+		if err := s.delete(old); err != nil && !errors.Is(err, enforce.ErrAlready) {
 			return err
 		}
 	}
@@ -137,9 +137,9 @@ func (s *System) restore(r *plan.Route, age uint32) error {
 	switch {
 	case old == nil:
 	case old.Same(*r):
-		return nil
+		return enforce.ErrAlready
 	case old.Origin == plan.Own:
-		if err := s.delete(old); err != nil {
+		if err := s.delete(old); err != nil && !errors.Is(err, enforce.ErrAlready) {
 			return err
 		}
 	case old.succeeds(r):
@@ -196,19 +196,19 @@ func (s *System) remove(r *plan.Route) error {
 	named := r.Raw != "" && parseEntry(message(r.Raw), &meant, s.now()) == parsed
 	e := find(list, func(e *entry) bool { return e.Same(*r) && (!named || e.host == meant.host) })
 	if e == nil {
-		return nil
+		return enforce.ErrAlready
 	}
 	return s.delete(e)
 }
 
 // delete deletes what has the entry's place. The kernel looks at nothing else,
 // and reports what it deleted: another route that came in the meantime is put
-// back.
+// back. It is ErrAlready when the entry is gone.
 func (s *System) delete(e *entry) error {
 	gone, err := s.request(buildDelete(e, s.seq.Add(1)), true)
 	switch {
 	case errors.Is(err, syscall.ESRCH):
-		return nil
+		return enforce.ErrAlready
 	case err != nil:
 		return fmt.Errorf("delete %v: %w", e.Dst, err)
 	}
@@ -220,7 +220,7 @@ func (s *System) delete(e *entry) error {
 	if _, err = s.request(m, false); err != nil {
 		return fmt.Errorf("delete %v: put back the route that had replaced it: %w", e.Dst, err)
 	}
-	return nil
+	return enforce.ErrAlready
 }
 
 // echoTime bounds the wait for the kernel's report: it is queued before the

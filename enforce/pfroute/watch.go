@@ -175,16 +175,25 @@ func (w *watcher) answer(ev enforce.Event, m message, e *entry) {
 		if ev.Answer.Delete {
 			going = append(going, ev.Route)
 		}
-		ev.Err = w.put(put, going)
-		ev.Readded = ev.Err == nil
+		ev.Idle, ev.Err = idle(w.put(put, going))
+		ev.Readded = !ev.Idle && ev.Err == nil
 	}
 	if ev.Answer.Delete {
-		err := w.remove(&ev.Route)
-		ev.Removed = err == nil
+		var err error
+		ev.Idle, err = idle(w.remove(&ev.Route))
+		ev.Removed = !ev.Idle && err == nil
 		ev.Err = errors.Join(ev.Err, err)
 	}
 	w.mu.Unlock()
 	ev.Done = time.Now()
 	ev.Process = w.k.process(ev.Port)
 	w.sink.Tell(ev)
+}
+
+// idle tells an error apart from there having been nothing to do.
+func idle(err error) (bool, error) {
+	if errors.Is(err, enforce.ErrAlready) {
+		return true, nil
+	}
+	return false, err
 }

@@ -1,6 +1,7 @@
 package winroute
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -98,7 +99,7 @@ func (s *System) create(r row, own bool) error {
 	if err == nil && (old == nil || own && old.protocol() != OwnProtocol && !s.own[k]) {
 		return fmt.Errorf("%w: %w", enforce.ErrNotNow, errTaken)
 	}
-	return err
+	return cmp.Or(err, enforce.ErrAlready)
 }
 
 // restore gives a route back. In the place of ours it is put after that is gone;
@@ -127,8 +128,8 @@ func (s *System) restore(p *plan.Route, age uint32) error {
 
 func addError(err error, p *plan.Route) error {
 	switch {
-	case err == nil:
-		return nil
+	case err == nil, errors.Is(err, enforce.ErrAlready):
+		return err
 	case absent(err):
 		return fmt.Errorf("add %v: %w: %w", p.Dst, enforce.ErrGone, err)
 	}
@@ -144,7 +145,10 @@ func (s *System) remove(p *plan.Route) error {
 		return fmt.Errorf("delete %v: %w", p.Dst, errBytes)
 	}
 	old, err := s.standing(r)
-	if err == nil && old != nil && old.same(r) {
+	switch {
+	case err == nil && (old == nil || !old.same(r)):
+		return enforce.ErrAlready
+	case err == nil:
 		err = s.destroy(old)
 	}
 	if err != nil {

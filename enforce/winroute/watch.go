@@ -145,15 +145,24 @@ func (w *watcher) judge(change enforce.Change, n notice) {
 	ev := enforce.Event{Change: change, Route: r, Answer: a, Seen: n.seen}
 	w.mu.Lock()
 	if a.Put != nil {
-		ev.Err = w.put(a.Put)
-		ev.Readded = ev.Err == nil
+		ev.Idle, ev.Err = idle(w.put(a.Put))
+		ev.Readded = !ev.Idle && ev.Err == nil
 	}
 	if a.Delete {
-		err := w.remove(&ev.Route)
-		ev.Removed = err == nil
+		var err error
+		ev.Idle, err = idle(w.remove(&ev.Route))
+		ev.Removed = !ev.Idle && err == nil
 		ev.Err = errors.Join(ev.Err, err)
 	}
 	w.mu.Unlock()
 	ev.Done = time.Now()
 	w.sink.Tell(ev)
+}
+
+// idle tells an error apart from there having been nothing to do.
+func idle(err error) (bool, error) {
+	if errors.Is(err, enforce.ErrAlready) {
+		return true, nil
+	}
+	return false, err
 }
