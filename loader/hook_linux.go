@@ -6,7 +6,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -130,111 +129,7 @@ func (t tcx) detach() error                { return t.drop() }
 func (t tcx) release() error               { return t.link.Close() }
 func (t tcx) forget() error                { return t.drop() }
 
-// clsact is a hook by filter. The kernel holds it without a pin.
-type clsact struct{ filter *netlink.BpfFilter }
-
-const (
-	filterName   = "culvert"
-	filterHandle = 0xc01e
-	filterTries  = 16
-)
-
-// attachClsact adds the qdisc if there is none, and a filter of our own handle at the first priority that takes it.
-func attachClsact(ifindex int, prog *ebpf.Program) (hook, error) {
-	err := netlink.QdiscAdd(&netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
-		LinkIndex: ifindex, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
-	}})
-	if err != nil && !errors.Is(err, unix.EEXIST) {
-		return nil, fmt.Errorf("add qdisc: %w", err)
-	}
-	for prio := uint16(1); prio <= filterTries; prio++ {
-		c := clsact{&netlink.BpfFilter{
-			FilterAttrs: netlink.FilterAttrs{
-				LinkIndex: ifindex, Parent: netlink.HANDLE_MIN_EGRESS, Handle: filterHandle,
-				Protocol: unix.ETH_P_ALL, Priority: prio,
-			},
-			Name: filterName, DirectAction: true,
-		}}
-		if err = c.update(prog); err == nil {
-			return c, nil
-		}
-	}
-	return nil, err
-}
-
-// foundClsact returns our filter on an interface, nil when there is none.
-func foundClsact(ifindex int) hook {
-	filters, err := netlink.FilterList(byIndex(ifindex), netlink.HANDLE_MIN_EGRESS)
-	if err != nil {
-		return nil
-	}
-	for _, f := range filters {
-		if b, ok := f.(*netlink.BpfFilter); ok && b.Handle == filterHandle && b.Name == filterName {
-			b.DirectAction = true
-			return clsact{b}
-		}
-	}
-	return nil
-}
-
-func byIndex(ifindex int) netlink.Link {
-	return &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: ifindex}}
-}
-
-func (clsact) mode() Mode { return ModeClsact }
-
-func (c clsact) alive() bool { return foundClsact(c.filter.LinkIndex) != nil }
-
-func (c clsact) update(prog *ebpf.Program) error {
-	c.filter.Fd = prog.FD()
-	if err := netlink.FilterReplace(c.filter); err != nil {
-		return fmt.Errorf("replace filter: %w", err)
-	}
-	return nil
-}
-
-func (clsact) pin(string) error { return nil }
-func (clsact) unpin() error     { return nil }
-
-// detach removes the filter, and the qdisc when nothing else is in it.
-func (c clsact) detach() error {
-	if err := netlink.FilterDel(c.filter); err != nil && !gone(err) {
-		return fmt.Errorf("delete filter: %w", err)
-	}
-	for _, parent := range []uint32{netlink.HANDLE_MIN_EGRESS, netlink.HANDLE_MIN_INGRESS} {
-		rest, err := netlink.FilterList(byIndex(c.filter.LinkIndex), parent)
-		if err != nil || len(rest) > 0 {
-			return nil
-		}
-	}
-	err := netlink.QdiscDel(&netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
-		LinkIndex: c.filter.LinkIndex, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
-	}})
-	if err != nil && !gone(err) {
-		return fmt.Errorf("delete qdisc: %w", err)
-	}
-	return nil
-}
-
-func (clsact) release() error { return nil }
-func (clsact) forget() error  { return nil }
-
 // gone is true of the answers to deleting what is not there.
 func gone(err error) bool {
 	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EINVAL)
-}
-
-// removeFilters takes our filter off every interface of this namespace.
-func removeFilters() error {
-	links, err := netlink.LinkList()
-	if err != nil {
-		return fmt.Errorf("list interfaces: %w", err)
-	}
-	var errs []error
-	for _, l := range links {
-		if h := foundClsact(l.Attrs().Index); h != nil {
-			errs = append(errs, h.detach())
-		}
-	}
-	return errors.Join(errs...)
 }
