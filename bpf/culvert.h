@@ -15,7 +15,10 @@
 #define MAX_COUNTERS 16384
 #define MAX_SENDERS 4096
 #define MAX_DEVICES 16384
+#define MAX_VLANS 4096
+#define MAX_ABOVE 4	/* masters of masters that are followed */
 #define MAX_FRAGMENTS 1024
+#define TRAIN 8		/* first fragments that a socket is known by; a power of two */
 #define MAX_SUBNETS 65536
 #define MAX_PACES 4096
 #define IF_NAME 16	/* of a device, with its end */
@@ -136,10 +139,28 @@ struct rule {
 	__u16 narrow; /* what its gates ask of who sends: a bit for each from */
 };
 
-struct counter_key {
+/* What the programs know of a device. */
+struct device {
+	__u32 groups; /* that the operator excluded it in */
+	__u32 master; /* whose port it is, by ifindex; 0: none that is watched */
+	__u32 flags;
+};
+
+#define DEVICE_UPPER 1	 /* what leaves by it leaves once more by another one that is watched */
+#define DEVICE_CONDUIT 2 /* of a switch: frames that cannot be read here were judged at its ports */
+
+/* A VLAN's device, by the one that it sits on. */
+struct vlan_key {
 	__u32 ifindex;
+	__be16 proto;
+	__u16 vid;
+};
+
+struct counter_key {
+	__u32 ifindex; /* 0: all that are gone, or none */
 	__u32 prefix;
 	__u32 reason;
+	__u32 upper; /* its device was one when the packet passed */
 };
 
 struct counter {
@@ -159,7 +180,7 @@ struct sender_key {
 	__u8 reason;
 	__u8 origin;
 	__u8 family;
-	__u8 pad;
+	__u8 upper; /* as in counter_key */
 	__be32 source[4]; /* forwarded packets only */
 };
 
@@ -217,6 +238,15 @@ struct fragment {
 	__be32 dest[4];
 	__be32 id;
 	__u32 proto;
+};
+
+/* The latest first fragments of one socket. */
+struct train {
+	__u32 next;
+	struct {
+		struct fragment id;
+		__u32 why; /* a reason */
+	} first[TRAIN];
 };
 
 /* Until when something is dropped, in ns; 0: for ever. Each is one aligned word. */
@@ -294,14 +324,22 @@ struct {
 	__array(values, struct trie6);
 } policies6 SEC(".maps");
 
-/* Devices whose packets a tc program sees, or need not see, and their groups. The early program minds the others. */
+/* Devices whose packets a tc program sees, or need not see. The early program minds the others. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, MAX_DEVICES);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, __u32);
-	__type(value, __u32);
+	__type(value, struct device);
 } devices SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_VLANS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct vlan_key);
+	__type(value, __u32);
+} vlans SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
@@ -326,13 +364,28 @@ struct {
 	__type(value, struct owner);
 } owners SEC(".maps");
 
-/* First fragments to a server, and why they were no transport of the tunnel's, if so: the later ones carry no ports. */
+/* First fragments to a server, and why they were no transport of the tunnel's, if so: the later ones carry no ports. Nobody may
+ * push out another's: a socket has its own store, forwarded packets share one, and what no socket sent has another. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct train);
+} trains SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, MAX_FRAGMENTS);
 	__type(key, struct fragment);
 	__type(value, __u8);
 } fragments SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_FRAGMENTS);
+	__type(key, struct fragment);
+	__type(value, __u8);
+} forwarded SEC(".maps");
 
 /* The networks on each device's link, and what leads back into this namespace. */
 struct {
@@ -525,6 +578,7 @@ static __always_inline struct counter *counter_of(struct counter_key *key)
 	key->ifindex = 0;
 	key->prefix = 0;
 	key->reason = key->reason < REASON_EXEMPT ? REASON_OVERFLOW : REASON_EXEMPT;
+	key->upper = 0;
 	return bpf_map_lookup_elem(&counters, key);
 }
 

@@ -29,7 +29,22 @@ struct shown {
 	struct prefix6 prefix6;
 	struct rule rule;
 	struct sample sample;
+	struct device device;
+	struct vlan_key vlan_key;
 } *shown SEC(".shown") __attribute__((unused));
+
+/* Whose domain the device is that a packet leaves by. */
+enum domain {
+	DOMAIN_NONE,
+	DOMAIN_EXEMPT, /* excluded by the operator */
+	DOMAIN_TUNNEL,
+};
+
+/* A VLAN tag as it stands in a frame. */
+struct tag {
+	__be16 proto;
+	__be16 tci;
+};
 
 struct sums {
 	__u64 packets;
@@ -252,15 +267,103 @@ static __always_inline bool inward(struct __sk_buff *skb, const struct packet *p
 	return subnet_of(0, p) && bpf_map_lookup_elem(&subnets, &whole);
 }
 
-/* device_exempt is true of a device that the operator excluded from what r protects. */
-static __always_inline bool device_exempt(const struct rule *r, __u32 ifindex)
-{
-	__u32 *groups;
+/* ---- helpers: domains ---- */
 
-	if (!r->exempt)
-		return false;
-	groups = bpf_map_lookup_elem(&devices, &ifindex);
-	return groups && (*groups & r->exempt);
+/* domain_of says whose domain a device is: its own, or that of the first one above it that it is a port of. */
+static __noinline enum domain domain_of(const struct rule *r, __u32 ifindex)
+{
+	for (int i = 0; i < MAX_ABOVE; i++) {
+		struct device *d;
+
+		if (owned(r, ifindex))
+			return DOMAIN_TUNNEL;
+		d = bpf_map_lookup_elem(&devices, &ifindex);
+		if (!d)
+			return DOMAIN_NONE;
+		if (d->groups & r->exempt)
+			return DOMAIN_EXEMPT;
+		if (!d->master)
+			return DOMAIN_NONE;
+		ifindex = d->master;
+	}
+	return DOMAIN_NONE;
+}
+
+static __always_inline bool is_tag(__be16 proto)
+{
+	return proto == htons(ETH_P_8021Q) || proto == htons(ETH_P_8021AD) || proto == htons(ETH_P_QINQ1) ||
+	       proto == htons(ETH_P_QINQ2);
+}
+
+/* vlan_on is the device of a VLAN on another device, 0 when there is none. */
+static __always_inline __u32 vlan_on(__u32 ifindex, __be16 proto, __u16 tci)
+{
+	struct vlan_key key = {.ifindex = ifindex, .proto = proto, .vid = tci & VLAN_VID};
+	__u32 *vlan = bpf_map_lookup_elem(&vlans, &key);
+
+	return vlan ? *vlan : 0;
+}
+
+/* domain_of_tags says whose domain a tagged frame is on a device: what has a VLAN's tag goes where the VLAN's device leads,
+ * whoever wrote the tag. Tags may be beside the packet, the outermost, and within it. */
+static __noinline enum domain domain_of_tags(struct __sk_buff *skb, const struct rule *r, __u32 ifindex)
+{
+	__u32 off = 2 * sizeof(((struct ethhdr *)0)->h_dest);
+	enum domain whose;
+	struct tag tag;
+
+	if (skb->vlan_present) {
+		ifindex = vlan_on(ifindex, skb->vlan_proto, skb->vlan_tci);
+		whose = ifindex ? domain_of(r, ifindex) : DOMAIN_NONE;
+		if (!ifindex || whose != DOMAIN_NONE)
+			return whose;
+	}
+	for (int i = 0; i < MAX_ABOVE; i++, off += sizeof(tag)) {
+		if (bpf_skb_load_bytes(skb, off, &tag, sizeof(tag)) || !is_tag(tag.proto))
+			break;
+		ifindex = vlan_on(ifindex, tag.proto, ntohs(tag.tci));
+		if (!ifindex)
+			break;
+		whose = domain_of(r, ifindex);
+		if (whose != DOMAIN_NONE)
+			return whose;
+	}
+	return DOMAIN_NONE;
+}
+
+/* routed_by is the device that the kernel routed the packet to. One that sits on another hands its packets down with that
+ * note, which no sender can forge: the proof of a macvlan's and an ipvlan's. */
+static __always_inline __u32 routed_by(struct __sk_buff *skb)
+{
+	const struct sk_buff *k = (void *)skb;
+	struct net_device *dev = NULL;
+	unsigned long dst = 0;
+	int ifindex = 0;
+
+	if (peek(&dst, &k->_skb_refdst) || !(dst & ~1UL) || peek(&dev, &((struct dst_entry *)(dst & ~1UL))->dev) || !dev)
+		return 0;
+	peek(&ifindex, &dev->ifindex);
+	return ifindex;
+}
+
+/* domain says whether a packet belongs to the rule's tunnel, or to a device that the operator excluded, though it leaves by
+ * another: a port carries out what its master sends, the device below what the one above it sends, and only that. */
+static __always_inline enum domain domain(struct __sk_buff *skb, const struct packet *p, const struct rule *r)
+{
+	enum domain whose = domain_of(r, skb->ifindex);
+	__u32 base = skb->ifindex, above;
+
+	if (whose == DOMAIN_NONE && (above = routed_by(skb)) && above != skb->ifindex)
+		whose = domain_of(r, above);
+	for (int i = 0; i < MAX_ABOVE && p->at.ether && whose == DOMAIN_NONE; i++) {
+		struct device *d = bpf_map_lookup_elem(&devices, &base);
+
+		whose = domain_of_tags(skb, r, base);
+		if (!d || !d->master)
+			break;
+		base = d->master; /* a VLAN of the bond that this is a port of */
+	}
+	return whose;
 }
 
 /* protected_reason tells a leak from what belongs to the link. */
@@ -380,15 +483,71 @@ static __always_inline struct fragment fragment_of(const struct packet *p)
 	return f;
 }
 
+/* first_again finds a first fragment in a socket's store, -1 when it is not there. */
+static __noinline int first_again(const struct train *t, const struct fragment *f)
+{
+	for (int i = 0; i < TRAIN; i++) {
+		const struct fragment *have = &t->first[i].id;
+
+		if (have->id == f->id && have->proto == f->proto && have->dest[0] == f->dest[0] && have->dest[1] == f->dest[1] &&
+		    have->dest[2] == f->dest[2] && have->dest[3] == f->dest[3] && have->source[0] == f->source[0] &&
+		    have->source[1] == f->source[1] && have->source[2] == f->source[2] && have->source[3] == f->source[3])
+			return t->first[i].why;
+	}
+	return -1;
+}
+
+/* keep_first remembers a first fragment, where only what the same sender sends can push it out. */
+static __always_inline void keep_first(struct __sk_buff *skb, const struct fragment *f, __u8 why)
+{
+	struct bpf_sock *sk = skb->sk;
+	struct train *t = NULL;
+	__u32 at;
+
+	if (skb->ingress_ifindex) {
+		bpf_map_update_elem(&forwarded, f, &why, BPF_ANY);
+		return;
+	}
+	if (sk)
+		t = bpf_sk_storage_get(&trains, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!t) {
+		bpf_map_update_elem(&fragments, f, &why, BPF_ANY);
+		return;
+	}
+	at = __sync_fetch_and_add(&t->next, 1) % TRAIN;
+	t->first[at].id = *f;
+	t->first[at].why = why;
+}
+
+/* first_why says why a later fragment's first one was no transport, -1 when that never came by. */
+static __always_inline int first_why(struct __sk_buff *skb, const struct fragment *f)
+{
+	struct bpf_sock *sk = skb->sk;
+	struct train *t = NULL;
+	__u8 *why;
+
+	if (skb->ingress_ifindex) {
+		why = bpf_map_lookup_elem(&forwarded, f);
+		return why ? *why : -1;
+	}
+	if (sk)
+		t = bpf_sk_storage_get(&trains, sk, NULL, 0);
+	if (t)
+		return first_again(t, f);
+	why = bpf_map_lookup_elem(&fragments, f);
+	return why ? *why : -1;
+}
+
 /* later_reason: a later fragment is what its first one was. If that never came by here (the queue of a neighbour that is
  * being resolved drops its oldest), the datagram is dead: no leak to report, but not let go either where leaks are not. */
-static __always_inline enum reason later_reason(const struct rule *r, const struct packet *p, const struct from_whom *from)
+static __always_inline enum reason later_reason(struct __sk_buff *skb, const struct rule *r, const struct packet *p,
+						const struct from_whom *from)
 {
 	struct fragment f = fragment_of(p);
-	__u8 *why = bpf_map_lookup_elem(&fragments, &f);
+	int why = first_why(skb, &f);
 
-	if (why)
-		return *why;
+	if (why >= 0)
+		return why;
 	if (gate_of(r, from, p->whole, 0, false) == FIT_WHOLE)
 		return REASON_NONE; /* a protocol that is let through whatever its ports */
 	return gate_of(r, from, p->proto, 0, true) == FIT_WHOLE && !drops(r) ? REASON_EXEMPT_FRAGMENT : REASON_SERVER;
@@ -427,18 +586,16 @@ static __always_inline enum reason server_reason(struct __sk_buff *skb, const st
 	struct from_whom from;
 	enum reason why, link;
 	struct fragment f;
-	__u8 noted;
 
 	if (p->routed)
 		return REASON_SERVER;
 	from = from_whom(skb, r, p->sport);
 	if (later(p))
-		return later_reason(r, p, &from);
+		return later_reason(skb, r, p, &from);
 	why = gate_reason(r, p, &from);
 	if (first(p)) {
 		f = fragment_of(p);
-		noted = why;
-		bpf_map_update_elem(&fragments, &f, &noted, BPF_ANY);
+		keep_first(skb, &f, why);
 	}
 	if (why == REASON_NONE || error_of_kernel(skb, p))
 		return REASON_NONE;
@@ -447,6 +604,13 @@ static __always_inline enum reason server_reason(struct __sk_buff *skb, const st
 }
 
 /* ---- helpers: counting ---- */
+
+static __always_inline bool flagged(__u32 ifindex, __u32 flag)
+{
+	struct device *d = bpf_map_lookup_elem(&devices, &ifindex);
+
+	return d && d->flags & flag;
+}
 
 /* segments of a packet whose sender did not say how many: what is left of it after one set of headers, cut up. */
 static __always_inline __u32 cut(struct __sk_buff *skb, const struct packet *p)
@@ -653,8 +817,11 @@ static __always_inline void tell(struct __sk_buff *skb, const struct packet *p, 
 /* record writes down a packet that the policy has something to say about, and returns its verdict. */
 static __always_inline int record(struct __sk_buff *skb, const struct packet *p, const struct rule *r, enum reason why)
 {
-	struct counter_key key = {.ifindex = skb->ifindex, .prefix = r->id, .reason = why};
-	struct sender_key who = {.ifindex = skb->ifindex, .prefix = r->id, .reason = why, .family = p->family};
+	bool upper = flagged(skb->ifindex, DEVICE_UPPER);
+	struct counter_key key = {.ifindex = skb->ifindex, .prefix = r->id, .reason = why, .upper = upper};
+	struct sender_key who = {
+		.ifindex = skb->ifindex, .prefix = r->id, .reason = why, .family = p->family, .upper = upper,
+	};
 	struct sums sums = {};
 	char comm[16] = {};
 	__u64 now;
@@ -678,17 +845,21 @@ static __always_inline int judge(struct __sk_buff *skb, struct packet *p, const 
 	struct subnet *net = subnet_of(skb->ifindex, p);
 	const struct sk_buff *k = (void *)skb;
 	struct net_device *dev = NULL;
+	enum domain whose;
 	enum reason why;
 
 	if (r->tunnel[0] && !peek(&dev, &k->dev) && returned(r, dev))
 		return TC_NEXT; /* its own tunnel, back again */
 	if (inward(skb, p, net))
 		return TC_NEXT; /* not on its way out */
+	whose = domain(skb, p, r);
+	if (whose == DOMAIN_TUNNEL)
+		return TC_NEXT; /* what its own tunnel sends, by a device below it */
 	parse_ports(skb, p);
 	why = r->class == CLASS_SERVER ? server_reason(skb, r, p, net) : protected_reason(skb, r, p, net);
 	if (why == REASON_NONE)
 		return TC_NEXT; /* the tunnel's own transport, or sent to many */
-	if (why < REASON_EXEMPT && device_exempt(r, skb->ifindex))
+	if (why < REASON_EXEMPT && whose == DOMAIN_EXEMPT)
 		why = REASON_EXEMPT_DEVICE;
 	return record(skb, p, r, why);
 }
@@ -827,12 +998,6 @@ static __always_inline int witness6(struct __sk_buff *skb, const struct spot *at
 	return judge(skb, p, r);
 }
 
-static __always_inline bool is_tag(__be16 proto)
-{
-	return proto == htons(ETH_P_8021Q) || proto == htons(ETH_P_8021AD) || proto == htons(ETH_P_QINQ1) ||
-	       proto == htons(ETH_P_QINQ2);
-}
-
 /* strip moves past VLAN tags that are in the packet itself and returns the type of what they hold. */
 static __always_inline __be16 strip(struct __sk_buff *skb, struct spot *at, __be16 proto)
 {
@@ -868,6 +1033,8 @@ int leak_ether(struct __sk_buff *skb)
 	at.group = eth->h_dest[0] & 1;
 	proto = strip(skb, &at, eth->h_proto);
 	if (!is_ip(proto)) {
+		if (flagged(skb->ifindex, DEVICE_CONDUIT))
+			return TC_NEXT; /* judged at the port of the switch */
 		proto = skb->protocol;
 		at.ether = false;
 		at.net = 0;

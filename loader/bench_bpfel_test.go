@@ -19,6 +19,7 @@ const (
 	benchMapBareRules   = "bare_rules"
 	benchMapCounters    = "counters"
 	benchMapDevices     = "devices"
+	benchMapForwarded   = "forwarded"
 	benchMapFragments   = "fragments"
 	benchMapMeters      = "meters"
 	benchMapOwners      = "owners"
@@ -29,6 +30,8 @@ const (
 	benchMapSenders     = "senders"
 	benchMapSettings    = "settings"
 	benchMapSubnets     = "subnets"
+	benchMapTrains      = "trains"
+	benchMapVlans       = "vlans"
 	benchProgBenchBare  = "bench_bare"
 	benchProgBenchEmpty = "bench_empty"
 	benchProgBenchEnd   = "bench_end"
@@ -91,6 +94,7 @@ type benchMapSpecs struct {
 	BareRules *ebpf.MapSpec `ebpf:"bare_rules"`
 	Counters  *ebpf.MapSpec `ebpf:"counters"`
 	Devices   *ebpf.MapSpec `ebpf:"devices"`
+	Forwarded *ebpf.MapSpec `ebpf:"forwarded"`
 	Fragments *ebpf.MapSpec `ebpf:"fragments"`
 	Meters    *ebpf.MapSpec `ebpf:"meters"`
 	Owners    *ebpf.MapSpec `ebpf:"owners"`
@@ -101,6 +105,8 @@ type benchMapSpecs struct {
 	Senders   *ebpf.MapSpec `ebpf:"senders"`
 	Settings  *ebpf.MapSpec `ebpf:"settings"`
 	Subnets   *ebpf.MapSpec `ebpf:"subnets"`
+	Trains    *ebpf.MapSpec `ebpf:"trains"`
+	Vlans     *ebpf.MapSpec `ebpf:"vlans"`
 }
 
 // benchVariableSpecs contains global variables before they are loaded into the kernel.
@@ -133,6 +139,7 @@ type benchMaps struct {
 	BareRules *ebpf.Map `ebpf:"bare_rules"`
 	Counters  *ebpf.Map `ebpf:"counters"`
 	Devices   *ebpf.Map `ebpf:"devices"`
+	Forwarded *ebpf.Map `ebpf:"forwarded"`
 	Fragments *ebpf.Map `ebpf:"fragments"`
 	Meters    *ebpf.Map `ebpf:"meters"`
 	Owners    *ebpf.Map `ebpf:"owners"`
@@ -143,6 +150,8 @@ type benchMaps struct {
 	Senders   *ebpf.Map `ebpf:"senders"`
 	Settings  *ebpf.Map `ebpf:"settings"`
 	Subnets   *ebpf.Map `ebpf:"subnets"`
+	Trains    *ebpf.Map `ebpf:"trains"`
+	Vlans     *ebpf.Map `ebpf:"vlans"`
 }
 
 func (m *benchMaps) Close() error {
@@ -150,6 +159,7 @@ func (m *benchMaps) Close() error {
 		m.BareRules,
 		m.Counters,
 		m.Devices,
+		m.Forwarded,
 		m.Fragments,
 		m.Meters,
 		m.Owners,
@@ -160,6 +170,8 @@ func (m *benchMaps) Close() error {
 		m.Senders,
 		m.Settings,
 		m.Subnets,
+		m.Trains,
+		m.Vlans,
 	)
 }
 

@@ -234,6 +234,10 @@ func sendFrames(dev string, frames [][]byte, options ...int) error {
 			return err
 		}
 	}
+	return sendBy(fd, dev, frames)
+}
+
+func sendBy(fd int, dev string, frames [][]byte) error {
 	index := byName(dev).Attrs().Index
 	for _, f := range frames {
 		if err := unix.Sendto(fd, f, 0, &unix.SockaddrLinklayer{Ifindex: index, Halen: 6}); err != nil {

@@ -16,6 +16,7 @@ type stage struct {
 	w    *Witness
 	cap  *capture
 	dev  int // the host's end
+	raw  int // a packet socket of the host: what belongs together is sent by one
 }
 
 var stagePrefixes = []string{"10.9.0.0/24", "10.64.0.0/10", "fd09::/64"}
@@ -29,6 +30,7 @@ func newStage(t *testing.T, opts Options) *stage {
 	s.host.segment("h0")
 	s.cap = s.peer.capture("p0", stagePrefixes...)
 	s.dev = s.host.index("h0")
+	s.raw = s.host.packetSocket()
 	s.w = s.host.open(opts)
 	return s
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -20,19 +21,20 @@ type device struct {
 	kind     string
 	ether    bool
 	loopback bool
-	master   int    // of which it is a port
-	lower    int    // on which it sits, in this namespace
+	master   int // of which it is a port
+	lower    int // on which it sits, in this namespace
+	conduit  int // by which a switch's port sends, in this namespace
+	vlan     vlan
 	peer     int    // other end of a veth, when that is in this namespace
 	exempt   uint32 // groups
-	hook     hook   // nil when there is none
+	known    leakDevice
+	noted    bool // the programs know of it what known says
+	hook     hook // nil when there is none
 	err      error
 	gap      time.Duration
 	chain    chain
 	second   bool // its program is of the second set
 }
-
-// stacked are the kinds whose frames leave once more by the device that they sit on.
-var stacked = []string{"vlan", "macvlan", "macvtap", "ipvlan", "ipvtap", "dsa"}
 
 func newDevice(l netlink.Link) *device {
 	a := l.Attrs()
@@ -40,9 +42,7 @@ func newDevice(l netlink.Link) *device {
 		index: a.Index, name: a.Name, kind: l.Type(), master: a.MasterIndex,
 		ether: a.EncapType == "ether", loopback: a.Flags&net.FlagLoopback != 0 || l.Type() == kindDummy, peer: peerOf(l),
 	}
-	if slices.Contains(stacked, d.kind) && a.NetNsID < 0 {
-		d.lower = a.ParentIndex
-	}
+	d.stack(l)
 	return d
 }
 
@@ -77,9 +77,11 @@ func (w *Witness) heard(u netlink.LinkUpdate, ok bool) {
 	}
 	if u.Header.Type == unix.RTM_DELLINK {
 		w.vanish(u.Attrs().Index)
+		w.relate()
 		return
 	}
 	w.appear(newDevice(u.Link), time.Now())
+	w.relate()
 }
 
 // recheck compares what is attached with what should be. It is the truth that events only hint at.
@@ -106,6 +108,7 @@ func (w *Witness) recheck() error {
 			w.cover(d, now)
 		}
 	}
+	w.relate()
 	w.lookUnseen(links)
 	return w.syncSubnets()
 }
@@ -132,13 +135,15 @@ func (w *Witness) appear(d *device, heard time.Time) {
 		if have.peer != d.peer {
 			w.stale()
 		}
-		have.name, have.master, have.lower, have.peer, have.ether = d.name, d.master, d.lower, d.peer, d.ether
+		have.name, have.master, have.peer, have.ether = d.name, d.master, d.peer, d.ether
+		have.lower, have.conduit, have.vlan = d.lower, d.conduit, d.vlan
 		d = have
 		if changed && d.hook != nil {
 			w.reload(d)
 		}
 	} else {
 		w.stale()
+		w.logged("fold the sums of an earlier interface "+strconv.Itoa(d.index), w.foldEarlier(d.index))
 		d.exempt = w.groups.of(d.index)
 		w.devices[d.index] = d
 	}
@@ -169,6 +174,7 @@ func (w *Witness) vanish(index int) {
 	}
 	delete(w.devices, index)
 	w.stale()
+	w.passed(index)
 	if d.hook != nil {
 		w.logged("forget "+d.name, d.hook.forget())
 	}
@@ -198,28 +204,13 @@ func sole(tunnels []int, index int) bool {
 	return len(tunnels) > 0 && !slices.ContainsFunc(tunnels, func(t int) bool { return t != index })
 }
 
-// know writes what the programs should know of d: nothing at all while it is uncovered.
-func (w *Witness) know(d *device) error {
-	if d.hook == nil && w.watched(d) {
-		return nil
-	}
-	how := ebpf.UpdateAny
-	if !w.configured {
-		how = ebpf.UpdateNoExist // what a guard knows holds until the first Set
-	}
-	err := w.objs.Devices.Update(uint32(d.index), d.exempt, how)
-	if err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
-		return fmt.Errorf("note device %s: %w", d.name, err)
-	}
-	return nil
-}
-
 // unknow forgets devices that went while no process looked, lest one that gets the same index is taken for them.
 func (w *Witness) unknow() error {
 	var gone []uint32
-	var index, exempt uint32
+	var index uint32
+	var known leakDevice
 	it := w.objs.Devices.Iterate()
-	for it.Next(&index, &exempt) {
+	for it.Next(&index, &known) {
 		if w.devices[int(index)] == nil {
 			gone = append(gone, index)
 		}
@@ -228,7 +219,7 @@ func (w *Witness) unknow() error {
 	for _, index := range gone {
 		errs = append(errs, w.objs.Devices.Delete(index))
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, w.foldUnknown())...)
 }
 
 // widen covers, before a policy is swapped, what the new one wants watched and the old one did not.
@@ -274,17 +265,4 @@ func (w *Witness) mode(d *device) Mode {
 		return ModeTunnel
 	}
 	return ModeNone
-}
-
-// upper is true of a device whose packets leave again by another one of this namespace.
-func (w *Witness) upper(d *device) bool {
-	if _, ok := w.devices[d.lower]; ok || d.kind == kindIFB || w.loops(d) {
-		return true
-	}
-	for _, port := range w.devices {
-		if port.master == d.index {
-			return true
-		}
-	}
-	return false
 }

@@ -18,6 +18,7 @@ import (
 const (
 	earlyMapCounters    = "counters"
 	earlyMapDevices     = "devices"
+	earlyMapForwarded   = "forwarded"
 	earlyMapFragments   = "fragments"
 	earlyMapMeters      = "meters"
 	earlyMapOwners      = "owners"
@@ -28,6 +29,8 @@ const (
 	earlyMapSenders     = "senders"
 	earlyMapSettings    = "settings"
 	earlyMapSubnets     = "subnets"
+	earlyMapTrains      = "trains"
+	earlyMapVlans       = "vlans"
 	earlyProgEarly      = "early"
 	earlyVarSampleBurst = "sample_burst"
 )
@@ -83,6 +86,7 @@ type earlyProgramSpecs struct {
 type earlyMapSpecs struct {
 	Counters  *ebpf.MapSpec `ebpf:"counters"`
 	Devices   *ebpf.MapSpec `ebpf:"devices"`
+	Forwarded *ebpf.MapSpec `ebpf:"forwarded"`
 	Fragments *ebpf.MapSpec `ebpf:"fragments"`
 	Meters    *ebpf.MapSpec `ebpf:"meters"`
 	Owners    *ebpf.MapSpec `ebpf:"owners"`
@@ -93,6 +97,8 @@ type earlyMapSpecs struct {
 	Senders   *ebpf.MapSpec `ebpf:"senders"`
 	Settings  *ebpf.MapSpec `ebpf:"settings"`
 	Subnets   *ebpf.MapSpec `ebpf:"subnets"`
+	Trains    *ebpf.MapSpec `ebpf:"trains"`
+	Vlans     *ebpf.MapSpec `ebpf:"vlans"`
 }
 
 // earlyVariableSpecs contains global variables before they are loaded into the kernel.
@@ -124,6 +130,7 @@ func (o *earlyObjects) Close() error {
 type earlyMaps struct {
 	Counters  *ebpf.Map `ebpf:"counters"`
 	Devices   *ebpf.Map `ebpf:"devices"`
+	Forwarded *ebpf.Map `ebpf:"forwarded"`
 	Fragments *ebpf.Map `ebpf:"fragments"`
 	Meters    *ebpf.Map `ebpf:"meters"`
 	Owners    *ebpf.Map `ebpf:"owners"`
@@ -134,12 +141,15 @@ type earlyMaps struct {
 	Senders   *ebpf.Map `ebpf:"senders"`
 	Settings  *ebpf.Map `ebpf:"settings"`
 	Subnets   *ebpf.Map `ebpf:"subnets"`
+	Trains    *ebpf.Map `ebpf:"trains"`
+	Vlans     *ebpf.Map `ebpf:"vlans"`
 }
 
 func (m *earlyMaps) Close() error {
 	return _EarlyClose(
 		m.Counters,
 		m.Devices,
+		m.Forwarded,
 		m.Fragments,
 		m.Meters,
 		m.Owners,
@@ -150,6 +160,8 @@ func (m *earlyMaps) Close() error {
 		m.Senders,
 		m.Settings,
 		m.Subnets,
+		m.Trains,
+		m.Vlans,
 	)
 }
 

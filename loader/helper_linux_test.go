@@ -282,6 +282,18 @@ func packetSocket(dev string) (int, error) {
 	return fd, err
 }
 
+// packetSocket is one to send by.
+func (n *node) packetSocket() int {
+	n.t.Helper()
+	var fd int
+	n.try(func() (err error) {
+		fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+		return err
+	})
+	n.t.Cleanup(func() { unix.Close(fd) })
+	return fd
+}
+
 // indexOf is 0, all devices, for no name.
 func indexOf(dev string) int {
 	if dev == "" {

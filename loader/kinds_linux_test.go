@@ -349,7 +349,7 @@ func TestRules(t *testing.T) {
 func (s *stage) rule(f []byte, why Reason) {
 	s.t.Helper()
 	before := s.reasons()
-	s.host.try(func() error { return sendFrames("h0", [][]byte{f}) })
+	s.host.try(func() error { return sendBy(s.raw, "h0", [][]byte{f}) })
 	for r, n := range s.reasons() {
 		want := before[r]
 		if r == why {

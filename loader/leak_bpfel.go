@@ -42,6 +42,14 @@ type leakCounterKey struct {
 	Ifindex uint32
 	Prefix  uint32
 	Reason  uint32
+	Upper   uint32
+}
+
+type leakDevice struct {
+	_      structs.HostLayout
+	Groups uint32
+	Master uint32
+	Flags  uint32
 }
 
 type leakFragment struct {
@@ -247,7 +255,7 @@ type leakSenderKey struct {
 	Reason  uint8
 	Origin  uint8
 	Family  uint8
-	Pad     uint8
+	Upper   uint8
 	Source  [4]uint32
 }
 
@@ -271,12 +279,30 @@ type leakSubnetKey struct {
 	Addr    [4]uint32
 }
 
+type leakTrain struct {
+	_     structs.HostLayout
+	Next  uint32
+	First [8]struct {
+		_   structs.HostLayout
+		Id  leakFragment
+		Why uint32
+	}
+}
+
+type leakVlanKey struct {
+	_       structs.HostLayout
+	Ifindex uint32
+	Proto   uint16
+	Vid     uint16
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	leakMapCounters    = "counters"
 	leakMapDevices     = "devices"
+	leakMapForwarded   = "forwarded"
 	leakMapFragments   = "fragments"
 	leakMapMeters      = "meters"
 	leakMapOwners      = "owners"
@@ -288,6 +314,8 @@ const (
 	leakMapSenders     = "senders"
 	leakMapSettings    = "settings"
 	leakMapSubnets     = "subnets"
+	leakMapTrains      = "trains"
+	leakMapVlans       = "vlans"
 	leakProgLeakBare   = "leak_bare"
 	leakProgLeakEther  = "leak_ether"
 	leakVarSampleBurst = "sample_burst"
@@ -345,6 +373,7 @@ type leakProgramSpecs struct {
 type leakMapSpecs struct {
 	Counters  *ebpf.MapSpec `ebpf:"counters"`
 	Devices   *ebpf.MapSpec `ebpf:"devices"`
+	Forwarded *ebpf.MapSpec `ebpf:"forwarded"`
 	Fragments *ebpf.MapSpec `ebpf:"fragments"`
 	Meters    *ebpf.MapSpec `ebpf:"meters"`
 	Owners    *ebpf.MapSpec `ebpf:"owners"`
@@ -356,6 +385,8 @@ type leakMapSpecs struct {
 	Senders   *ebpf.MapSpec `ebpf:"senders"`
 	Settings  *ebpf.MapSpec `ebpf:"settings"`
 	Subnets   *ebpf.MapSpec `ebpf:"subnets"`
+	Trains    *ebpf.MapSpec `ebpf:"trains"`
+	Vlans     *ebpf.MapSpec `ebpf:"vlans"`
 }
 
 // leakVariableSpecs contains global variables before they are loaded into the kernel.
@@ -387,6 +418,7 @@ func (o *leakObjects) Close() error {
 type leakMaps struct {
 	Counters  *ebpf.Map `ebpf:"counters"`
 	Devices   *ebpf.Map `ebpf:"devices"`
+	Forwarded *ebpf.Map `ebpf:"forwarded"`
 	Fragments *ebpf.Map `ebpf:"fragments"`
 	Meters    *ebpf.Map `ebpf:"meters"`
 	Owners    *ebpf.Map `ebpf:"owners"`
@@ -398,12 +430,15 @@ type leakMaps struct {
 	Senders   *ebpf.Map `ebpf:"senders"`
 	Settings  *ebpf.Map `ebpf:"settings"`
 	Subnets   *ebpf.Map `ebpf:"subnets"`
+	Trains    *ebpf.Map `ebpf:"trains"`
+	Vlans     *ebpf.Map `ebpf:"vlans"`
 }
 
 func (m *leakMaps) Close() error {
 	return _LeakClose(
 		m.Counters,
 		m.Devices,
+		m.Forwarded,
 		m.Fragments,
 		m.Meters,
 		m.Owners,
@@ -415,6 +450,8 @@ func (m *leakMaps) Close() error {
 		m.Senders,
 		m.Settings,
 		m.Subnets,
+		m.Trains,
+		m.Vlans,
 	)
 }
 

@@ -334,5 +334,6 @@ func (w *Witness) maps() map[string]*ebpf.Map {
 		leakMapMeters: m.Meters, leakMapOwners: m.Owners, leakMapPolicies4: m.Policies4,
 		leakMapPolicies6: m.Policies6, leakMapSamples: m.Samples, leakMapSenders: m.Senders,
 		leakMapSettings: m.Settings, leakMapSubnets: m.Subnets, leakMapPaces: m.Paces,
+		leakMapVlans: m.Vlans, leakMapTrains: m.Trains, leakMapForwarded: m.Forwarded,
 	}
 }

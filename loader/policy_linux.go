@@ -61,7 +61,9 @@ func (w *Witness) set(cfg Config) error {
 		return err
 	}
 	all := func(d *device) uint32 { return exempt.of(d.index) }
-	return errors.Join(w.exempt(all), w.renew(), w.narrow(), w.guardAfter(cfg))
+	err = errors.Join(w.exempt(all), w.renew(), w.narrow(), w.guardAfter(cfg))
+	w.relate()
+	return err
 }
 
 // compile merges the lines of cfg by prefix and refuses what contradicts itself.

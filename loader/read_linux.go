@@ -11,69 +11,52 @@ import (
 	"slices"
 	"unsafe"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/ringbuf"
 )
 
-// Counters returns every sum that is not zero, by interface, prefix and reason.
-func (w *Witness) Counters() ([]Counter, error) {
-	upper, err := w.uppers()
-	if err != nil {
-		return nil, err
-	}
-	var list []Counter
-	var key leakCounterKey
-	var cpus []leakCounter
-	it := w.objs.Counters.Iterate()
-	for it.Next(&key, &cpus) {
-		c := Counter{
-			Interface: int(key.Ifindex), Prefix: key.Prefix, Reason: Reason(key.Reason), Upper: upper[int(key.Ifindex)],
-		}
-		for _, v := range cpus {
-			c.Packets += v.Packets
-			c.Bytes += v.Bytes
-			c.Dropped += v.Dropped
-		}
-		if c.Packets > 0 {
-			list = append(list, c)
-		}
-	}
-	slices.SortFunc(list, func(a, b Counter) int {
-		return cmp.Or(cmp.Compare(a.Interface, b.Interface), cmp.Compare(a.Prefix, b.Prefix), cmp.Compare(a.Reason, b.Reason))
-	})
-	return list, wrap("read counters", it.Err())
-}
-
-func (w *Witness) uppers() (map[int]bool, error) {
-	upper := map[int]bool{}
-	err := w.do(func() error {
-		for index, d := range w.devices {
-			upper[index] = w.upper(d)
-		}
-		return nil
-	})
-	return upper, err
-}
-
-// Senders returns who leaked, most packets first.
+// Senders returns who leaked, most packets first. It is a view of what changes meanwhile: those that came or gave way
+// during the walk may be missing.
 func (w *Witness) Senders() ([]Sender, error) {
-	var list []Sender
-	var key leakSenderKey
-	var value leakSender
-	it := w.objs.Senders.Iterate()
-	for it.Next(&key, &value) {
+	all := map[leakSenderKey]leakSender{}
+	var err error
+	for range senderWalks {
+		if err = w.walkSenders(all); !errors.Is(err, ebpf.ErrIterationAborted) {
+			break
+		}
+	}
+	if err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {
+		return nil, fmt.Errorf("read senders: %w", err)
+	}
+	list := make([]Sender, 0, len(all))
+	for key, value := range all {
 		list = append(list, newSender(&key, &value))
 	}
 	slices.SortFunc(list, func(a, b Sender) int {
 		return cmp.Or(cmp.Compare(b.Packets, a.Packets), a.First.Compare(b.First))
 	})
-	return list, wrap("read senders", it.Err())
+	return list, nil
+}
+
+// senderWalks is how often a walk is begun again that lost its place, because the sender that it had come to gave way to
+// another. What each walk found is kept.
+const senderWalks = 3
+
+func (w *Witness) walkSenders(all map[leakSenderKey]leakSender) error {
+	var key leakSenderKey
+	var value leakSender
+	it := w.objs.Senders.Iterate()
+	for it.Next(&key, &value) {
+		all[key] = value
+	}
+	return it.Err()
 }
 
 func newSender(k *leakSenderKey, v *leakSender) Sender {
 	s := Sender{
 		Interface: int(k.Ifindex), Prefix: k.Prefix, Reason: Reason(k.Reason), Origin: Origin(k.Origin),
 		PID: int(k.Pid), UID: int(k.Uid), Comm: text(v.Comm), Cgroup: v.Cgroup,
-		Bound: int(k.Bound), Ingress: int(k.Ingress),
+		Bound: int(k.Bound), Ingress: int(k.Ingress), Upper: k.Upper != 0,
 		Packets: v.Packets, Bytes: v.Bytes, Dropped: v.Dropped, First: wallTime(v.First), Last: wallTime(v.Last),
 		To:    netip.AddrPortFrom(address(k.Family, v.To), v.Port),
 		Proto: v.Proto, TOS: v.Tos, Mark: v.Mark,

@@ -18,6 +18,7 @@ import (
 const (
 	senderMapCounters        = "counters"
 	senderMapDevices         = "devices"
+	senderMapForwarded       = "forwarded"
 	senderMapFragments       = "fragments"
 	senderMapMeters          = "meters"
 	senderMapOwners          = "owners"
@@ -28,6 +29,8 @@ const (
 	senderMapSenders         = "senders"
 	senderMapSettings        = "settings"
 	senderMapSubnets         = "subnets"
+	senderMapTrains          = "trains"
+	senderMapVlans           = "vlans"
 	senderProgSenderBind4    = "sender_bind4"
 	senderProgSenderBind6    = "sender_bind6"
 	senderProgSenderConnect4 = "sender_connect4"
@@ -98,6 +101,7 @@ type senderProgramSpecs struct {
 type senderMapSpecs struct {
 	Counters  *ebpf.MapSpec `ebpf:"counters"`
 	Devices   *ebpf.MapSpec `ebpf:"devices"`
+	Forwarded *ebpf.MapSpec `ebpf:"forwarded"`
 	Fragments *ebpf.MapSpec `ebpf:"fragments"`
 	Meters    *ebpf.MapSpec `ebpf:"meters"`
 	Owners    *ebpf.MapSpec `ebpf:"owners"`
@@ -108,6 +112,8 @@ type senderMapSpecs struct {
 	Senders   *ebpf.MapSpec `ebpf:"senders"`
 	Settings  *ebpf.MapSpec `ebpf:"settings"`
 	Subnets   *ebpf.MapSpec `ebpf:"subnets"`
+	Trains    *ebpf.MapSpec `ebpf:"trains"`
+	Vlans     *ebpf.MapSpec `ebpf:"vlans"`
 }
 
 // senderVariableSpecs contains global variables before they are loaded into the kernel.
@@ -140,6 +146,7 @@ func (o *senderObjects) Close() error {
 type senderMaps struct {
 	Counters  *ebpf.Map `ebpf:"counters"`
 	Devices   *ebpf.Map `ebpf:"devices"`
+	Forwarded *ebpf.Map `ebpf:"forwarded"`
 	Fragments *ebpf.Map `ebpf:"fragments"`
 	Meters    *ebpf.Map `ebpf:"meters"`
 	Owners    *ebpf.Map `ebpf:"owners"`
@@ -150,12 +157,15 @@ type senderMaps struct {
 	Senders   *ebpf.Map `ebpf:"senders"`
 	Settings  *ebpf.Map `ebpf:"settings"`
 	Subnets   *ebpf.Map `ebpf:"subnets"`
+	Trains    *ebpf.Map `ebpf:"trains"`
+	Vlans     *ebpf.Map `ebpf:"vlans"`
 }
 
 func (m *senderMaps) Close() error {
 	return _SenderClose(
 		m.Counters,
 		m.Devices,
+		m.Forwarded,
 		m.Fragments,
 		m.Meters,
 		m.Owners,
@@ -166,6 +176,8 @@ func (m *senderMaps) Close() error {
 		m.Senders,
 		m.Settings,
 		m.Subnets,
+		m.Trains,
+		m.Vlans,
 	)
 }
 

@@ -106,8 +106,11 @@ func (w *Witness) exemptions() (map[int]uint32, error) {
 	for i, d := range w.devices {
 		bits := d.exempt
 		if !w.configured {
-			err := w.objs.Devices.Lookup(uint32(i), &bits)
-			if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			var have leakDevice
+			switch err := w.objs.Devices.Lookup(uint32(i), &have); {
+			case err == nil:
+				bits = have.Groups
+			case !errors.Is(err, ebpf.ErrKeyNotExist):
 				return nil, fmt.Errorf("read groups of %s: %w", d.name, err)
 			}
 		}

@@ -192,14 +192,15 @@ type Options struct {
 
 // Counter is one exact sum, kept since the witness (or the guard that it adopted) began.
 type Counter struct {
-	Interface int // index; 0 for LeakOverflow
+	Interface int // index; 0 for LeakOverflow, and for all interfaces that are gone
 	Prefix    uint32
 	Reason    Reason
 	Packets   uint64 // on the wire
 	Bytes     uint64 // on the wire, from the link header on, without its trailer
 	Dropped   uint64 // packets among Packets
-	// Upper says that the interface sits on others that are watched as well (a bridge, a VLAN, a bond): what it did not
-	// drop they count again. A total leaves out such packets.
+	// Upper says that the interface sat on others that were watched as well (a bridge, a VLAN, a bond) when the packets
+	// passed: what it did not drop they counted again. A total leaves out such packets. An interface that does so at one
+	// time and not at another has a sum of each.
 	Upper bool
 }
 
@@ -217,6 +218,7 @@ type Sender struct {
 	Bound     int        // interface index of SO_BINDTODEVICE
 	Ingress   int        // Forwarded: interface index that it came in by
 	Source    netip.Addr // Forwarded
+	Upper     bool       // as in Counter
 	Packets   uint64
 	Bytes     uint64
 	Dropped   uint64

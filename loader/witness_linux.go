@@ -31,6 +31,7 @@ type Witness struct {
 	ring   *ringbuf.Reader
 	trie4  *ebpf.MapSpec
 	trie6  *ebpf.MapSpec
+	past   past
 
 	// The rest is the goroutine's own.
 	put          func(m *ebpf.Map, key, value any) error // stores of a swap
@@ -49,11 +50,12 @@ type Witness struct {
 	settled      <-chan time.Time // when the networks are looked at
 	subnets      subnets          // as the programs know them
 	devices      map[int]*device
-	held         map[string]*anchor // hooks that are not an interface's, by name
-	former       []link.Link        // such of a guard with maps of another layout, until the first Set
-	opened       bool               // interfaces from now on are new
-	configured   bool               // Set was called: what a guard knew is superseded
-	old          bool               // pinned maps of another layout still serve until the first Set
+	vlans        map[leakVlanKey]uint32 // as the programs know them
+	held         map[string]*anchor     // hooks that are not an interface's, by name
+	former       []link.Link            // such of a guard with maps of another layout, until the first Set
+	opened       bool                   // interfaces from now on are new
+	configured   bool                   // Set was called: what a guard knew is superseded
+	old          bool                   // pinned maps of another layout still serve until the first Set
 	closeErr     error
 }
 
@@ -71,7 +73,8 @@ func Open(opts Options) (*Witness, error) {
 	w := &Witness{
 		opts: opts, log: opts.Logger, ns: ns,
 		ops: make(chan func()), quit: make(chan struct{}), done: make(chan struct{}),
-		devices: map[int]*device{}, held: map[string]*anchor{}, subnets: subnets{}, put: (*ebpf.Map).Put,
+		devices: map[int]*device{}, vlans: map[leakVlanKey]uint32{}, held: map[string]*anchor{}, subnets: subnets{},
+		put: (*ebpf.Map).Put,
 	}
 	ready := make(chan error)
 	go w.run(ready)
@@ -167,7 +170,7 @@ func (w *Witness) load() error {
 	if err != nil {
 		return fmt.Errorf("load object leak: %w", err)
 	}
-	return errors.Join(w.reserve(), w.readDeadline(), w.readSubnets())
+	return errors.Join(w.reserve(), w.readDeadline(), w.readSubnets(), w.readVlans())
 }
 
 func (w *Witness) leakSpec() (*ebpf.CollectionSpec, error) {

@@ -47,6 +47,10 @@ struct net_device {
 	const struct rtnl_link_ops *rtnl_link_ops;
 } __core;
 
+struct dst_entry {
+	struct net_device *dev;
+} __core;
+
 struct sk_buff {
 	struct net_device *dev;
 	unsigned int len;

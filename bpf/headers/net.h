@@ -83,6 +83,8 @@ struct ethhdr {
 	__be16 h_proto;
 };
 
+#define VLAN_VID 0x0fff
+
 struct vlanhdr {
 	__be16 tci;
 	__be16 proto;

@@ -16,14 +16,15 @@ import (
 
 // fakeProbe is a loader in memory.
 type fakeProbe struct {
-	mu       sync.Mutex
-	sets     []loader.Config
-	fail     error
-	counters []loader.Counter
-	senders  []loader.Sender
-	status   loader.Status
-	samples  chan loader.Sample
-	closed   bool
+	mu         sync.Mutex
+	sets       []loader.Config
+	fail       error
+	counters   []loader.Counter
+	senders    []loader.Sender
+	sendersErr error
+	status     loader.Status
+	samples    chan loader.Sample
+	closed     bool
 }
 
 func (p *fakeProbe) Set(cfg loader.Config) error {
@@ -45,7 +46,7 @@ func (p *fakeProbe) Counters() ([]loader.Counter, error) {
 func (p *fakeProbe) Senders() ([]loader.Sender, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return append([]loader.Sender(nil), p.senders...), nil
+	return append([]loader.Sender(nil), p.senders...), p.sendersErr
 }
 
 func (p *fakeProbe) Status() (loader.Status, error) { return p.status, nil }

@@ -19,6 +19,7 @@ const (
 	othersKept    = 256 // beyond them, of those that there is no room to tell apart
 	causesKept    = 4096
 	namesKept     = 4096
+	pastKept      = 256
 	samplesKept   = 4096
 	looseKept     = 512
 	looseFor      = time.Minute // an incident may be told of this long after its packets were counted
@@ -37,7 +38,8 @@ type ledger struct {
 	budget   int  // of questions, until the next reading
 
 	counted   map[counterKey]report.Totals // booked so far
-	charged   map[who]report.Totals        // booked so far
+	charged   map[charge]report.Totals     // booked so far
+	past      map[string]report.Totals     // of interfaces that are gone, by name
 	causes    map[who]dated
 	rows      map[rowKey]*report.Finding
 	fresh     map[rowKey]report.Totals // since the last events
@@ -54,6 +56,17 @@ type counterKey struct {
 	device int
 	prefix uint32
 	reason loader.Reason
+	upper  bool
+}
+
+// ofGone is the device of a sum of all interfaces that are gone.
+const ofGone = 0
+
+// charge is a sender, as one that is counted once more below its interface or as
+// one that is not.
+type charge struct {
+	id    who
+	upper bool
 }
 
 type dated struct {
@@ -89,7 +102,7 @@ type note struct {
 func newLedger(sys System, ownerOf func(uint32) (owner, bool)) *ledger {
 	return &ledger{
 		sys: sys, ownerOf: ownerOf, names: map[int]string{},
-		counted: map[counterKey]report.Totals{}, charged: map[who]report.Totals{},
+		counted: map[counterKey]report.Totals{}, charged: map[charge]report.Totals{}, past: map[string]report.Totals{},
 		causes: map[who]dated{}, rows: map[rowKey]*report.Finding{}, fresh: map[rowKey]report.Totals{},
 		sums: newSums(), resolvers: resolvers{}, budget: questions,
 	}
@@ -175,29 +188,64 @@ func (l *ledger) read(ctx context.Context, counters []loader.Counter, senders []
 	by := map[counterKey][]loader.Sender{}
 	present := map[who]bool{}
 	for _, s := range senders {
-		key := counterKey{s.Interface, s.Prefix, s.Reason}
+		key := counterKey{s.Interface, s.Prefix, s.Reason, s.Upper}
 		by[key] = append(by[key], s)
 		present[senderWho(&s)] = true
 		own, _ := l.ownerOf(s.Prefix)
 		l.resolvers.note(s.To, s.Proto, s.Reason, own.tunnel, s.Dropped > 0, s.Last)
 	}
+	keys, totals := leaking(counters)
+	moved := l.pass(totals)
 	l.sums = newSums()
-	for _, c := range counters {
-		if !c.Reason.Leak() {
-			continue
-		}
-		key := counterKey{c.Interface, c.Prefix, c.Reason}
-		total := effective(c.Upper, report.Totals{Packets: c.Packets, Bytes: c.Bytes, Dropped: c.Dropped})
+	for _, key := range keys {
+		total := totals[key]
 		l.sums.add(l, key, total)
-		l.book(ctx, key, minus(total, l.counted[key]), by[key], c.Upper, now)
+		l.book(ctx, key, minus(minus(total, l.counted[key]), moved[key]), by[key], now)
 		l.counted[key] = total
 	}
+	l.sums.addPast(l.past)
 	gone := func(id who) bool { return !present[id] }
-	maps.DeleteFunc(l.charged, func(id who, _ report.Totals) bool { return gone(id) })
+	maps.DeleteFunc(l.charged, func(c charge, _ report.Totals) bool { return gone(c.id) })
 	maps.DeleteFunc(l.causes, func(id who, c dated) bool { return gone(id) && now.Sub(c.at) > looseFor })
 	l.passed = l.exempt(counters)
 	l.forgetNames(counters)
 	l.lastRead = now
+}
+
+// leaking is what of each leak counts, in the order of the counters.
+func leaking(counters []loader.Counter) (keys []counterKey, totals map[counterKey]report.Totals) {
+	totals = map[counterKey]report.Totals{}
+	for _, c := range counters {
+		if c.Reason.Leak() {
+			key := counterKey{c.Interface, c.Prefix, c.Reason, c.Upper}
+			keys = append(keys, key)
+			totals[key] = effective(c.Upper, report.Totals{Packets: c.Packets, Bytes: c.Bytes, Dropped: c.Dropped})
+		}
+	}
+	return keys, totals
+}
+
+// pass takes leave of interfaces that are gone. Their sums were added to those of
+// all such, and are no leaks anew there: pass returns how much of it that is.
+func (l *ledger) pass(totals map[counterKey]report.Totals) (moved map[counterKey]report.Totals) {
+	moved = map[counterKey]report.Totals{}
+	for key, t := range l.counted {
+		if _, ok := totals[key]; ok {
+			continue
+		}
+		delete(l.counted, key)
+		to := key
+		to.device = ofGone
+		sum := moved[to]
+		sum.Add(t)
+		moved[to] = sum
+		name := l.deviceName(key.device)
+		if own, ok := l.past[name]; ok || len(l.past) < pastKept {
+			own.Add(t)
+			l.past[name] = own
+		}
+	}
+	return moved
 }
 
 // forgetNames lets go of interfaces that no sum is of any more, once there are
@@ -228,18 +276,19 @@ func minus(a, b report.Totals) report.Totals {
 
 // book shares what one counter gained among its senders, and books the rest to
 // nobody known.
-func (l *ledger) book(ctx context.Context, key counterKey, gain report.Totals, senders []loader.Sender, upper bool, now time.Time) {
+func (l *ledger) book(ctx context.Context, key counterKey, gain report.Totals, senders []loader.Sender, now time.Time) {
 	for i := range senders {
 		s := &senders[i]
 		id := senderWho(s)
-		total := effective(upper, report.Totals{Packets: s.Packets, Bytes: s.Bytes, Dropped: s.Dropped})
-		was := l.charged[id]
+		own := charge{id, key.upper}
+		total := effective(key.upper, report.Totals{Packets: s.Packets, Bytes: s.Bytes, Dropped: s.Dropped})
+		was := l.charged[own]
 		if total.Packets < was.Packets {
 			was = report.Totals{} // it gave way to others, and came again
 		}
 		share := upTo(minus(total, was), gain)
 		was.Add(share)
-		l.charged[id] = was
+		l.charged[own] = was
 		if share.Packets == 0 {
 			continue
 		}

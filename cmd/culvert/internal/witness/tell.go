@@ -16,6 +16,7 @@ type sums struct {
 	all     report.Totals
 	tunnels map[string]report.Totals
 	devices map[string]report.Totals
+	gone    report.Totals // of all interfaces that are gone
 }
 
 func newSums() sums {
@@ -25,11 +26,38 @@ func newSums() sums {
 func (s *sums) add(l *ledger, key counterKey, t report.Totals) {
 	s.all.Add(t)
 	own, _ := l.ownerOf(key.prefix)
-	tunnel, device := s.tunnels[own.tunnel], s.devices[l.deviceName(key.device)]
+	tunnel := s.tunnels[own.tunnel]
 	tunnel.Add(t)
-	device.Add(t)
-	s.tunnels[own.tunnel], s.devices[l.deviceName(key.device)] = tunnel, device
+	s.tunnels[own.tunnel] = tunnel
+	if key.device == ofGone && key.reason != loader.LeakOverflow {
+		s.gone.Add(t)
+		return
+	}
+	s.addDevice(l.deviceName(key.device), t)
 }
+
+func (s *sums) addDevice(name string, t report.Totals) {
+	device := s.devices[name]
+	device.Add(t)
+	s.devices[name] = device
+}
+
+// addPast divides the sum of all interfaces that are gone among those whose names
+// are known. What is left stands for the others.
+func (s *sums) addPast(past map[string]report.Totals) {
+	rest := s.gone
+	for name, t := range past {
+		t = upTo(t, rest)
+		rest = minus(rest, t)
+		s.addDevice(name, t)
+	}
+	if rest.Packets > 0 {
+		s.addDevice(goneName, rest)
+	}
+}
+
+// goneName stands for interfaces that are gone and whose names are not known.
+const goneName = "gone"
 
 // deviceName names an interface by what was known of it at any time.
 func (l *ledger) deviceName(index int) string {
@@ -40,6 +68,14 @@ func (l *ledger) deviceName(index int) string {
 		return n
 	}
 	return "interface " + strconv.Itoa(index)
+}
+
+// interfaceOf names the interface of a finding.
+func (l *ledger) interfaceOf(id who) string {
+	if id.device == ofGone && id.reason != loader.LeakOverflow && !id.others {
+		return goneName
+	}
+	return l.deviceName(id.device)
 }
 
 func sampleWho(s *loader.Sample) who {
@@ -64,7 +100,7 @@ func senderWho(s *loader.Sender) who {
 func (l *ledger) finding(key rowKey, x *loose) *report.Finding {
 	own, ok := l.ownerOf(key.id.prefix)
 	f := &report.Finding{
-		Sender: l.sender(key.id, x.comm), Tunnel: own.tunnel, Interface: l.deviceName(key.id.device),
+		Sender: l.sender(key.id, x.comm), Tunnel: own.tunnel, Interface: l.interfaceOf(key.id),
 		Mechanism: key.mechanism, Incident: key.incident, First: x.from,
 	}
 	if ok {
