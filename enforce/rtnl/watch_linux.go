@@ -101,6 +101,8 @@ func (w *watcher) subscribe() error {
 		// Without CAP_NET_ADMIN: what net.core.rmem_max allows. Overruns are noticed.
 		_ = unix.SetsockoptInt(w.in.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, w.buffer)
 	}
+	// What is not passed over is found to be ours when it is read.
+	_ = passOver(w.in, w.self)
 	for _, g := range groups {
 		err := unix.SetsockoptInt(w.in.fd, unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, g)
 		if err != nil && g != unix.RTNLGRP_NEXTHOP { // nexthop objects: since Linux 5.3
