@@ -126,6 +126,7 @@ type Session struct {
 	ExcludeInterfaces []string       `json:"exclude_interfaces,omitempty"` // names or patterns (path.Match); their routes are reported, not removed
 	OtherTable        []netip.Prefix `json:"other_table,omitempty"`        // of Protect: routed by the VPN in a table of its own
 	OtherFamily       OtherFamily    `json:"other_family,omitempty"`       // of a full tunnel: what is done with the family that it leaves out
+	ServerFrom        []string       `json:"server_from,omitempty"`        // who sends the transport (ParseSender), any of them; empty: what the kind of the tunnel makes certain
 	ServersFound      bool           `json:"servers_found,omitempty"`      // nobody named Servers: they are what the tunnel's own settings said last
 	Rearm             bool           `json:"rearm,omitempty"`              // wait for the tunnel, and again when it vanished
 	Hook              bool           `json:"hook,omitempty"`               // facts of a connection, told by the VPN: see Join

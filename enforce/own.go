@@ -13,8 +13,8 @@ import (
 // tells of a connection on it. The hook adds the facts of the connection; the
 // choices of the configuration stay, and win where the two contradict each other:
 //
-//   - Protect, Exclude, Servers, ExcludeInterfaces and OtherTable hold what either
-//     names;
+//   - Protect, Exclude, Servers, ServerFrom, ExcludeInterfaces and OtherTable hold what
+//     either names;
 //   - what the configuration excludes is not protected because a route is pushed,
 //     and what it protects is not excluded because one goes by another gateway;
 //   - it is waited for (Rearm) as the configuration says.
@@ -26,6 +26,7 @@ func Join(own, hook Session) Session {
 	out.OtherTable = slices.Concat(own.OtherTable, without(hook.OtherTable, own.Exclude))
 	out.Servers = union(own.Servers, hook.Servers)
 	out.ExcludeInterfaces = union(own.ExcludeInterfaces, hook.ExcludeInterfaces)
+	out.ServerFrom = union(own.ServerFrom, hook.ServerFrom)
 	out.OtherFamily = cmp.Or(own.OtherFamily, hook.OtherFamily)
 	out.Hook = hook.Hook
 	return tidy(out)
@@ -182,7 +183,7 @@ func (e *Enforcer) next() (next []*session, done Reloaded) {
 func equalWish(a, b Session) bool {
 	return a.Tunnel == b.Tunnel && a.Rearm == b.Rearm && a.OtherFamily == b.OtherFamily &&
 		slices.Equal(a.Protect, b.Protect) && slices.Equal(a.Exclude, b.Exclude) && slices.Equal(a.OtherTable, b.OtherTable) &&
-		slices.Equal(a.Servers, b.Servers) && slices.Equal(a.ExcludeInterfaces, b.ExcludeInterfaces)
+		slices.Equal(a.Servers, b.Servers) && slices.Equal(a.ServerFrom, b.ServerFrom) && slices.Equal(a.ExcludeInterfaces, b.ExcludeInterfaces)
 }
 
 // checkAll finds what is wrong with sessions that would be open together. Their

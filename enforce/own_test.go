@@ -27,11 +27,13 @@ func server(s string) enforce.Server {
 var said = enforce.Session{
 	Tunnel: "tun0", Protect: prefixes("172.31.0.0/16 10.5.0.0/16"), Exclude: prefixes("172.31.7.0/24"), Rearm: true,
 	ExcludeInterfaces: []string{"docker*"}, Servers: []enforce.Server{server("203.0.113.9:1194")}, OtherTable: prefixes("10.5.0.0/16"),
+	ServerFrom: []string{"uid:0"},
 }
 
 var told = enforce.Session{
 	Tunnel: "tun0", Protect: prefixes("172.31.0.0/16 172.31.7.0/24 fd31::/32"), Exclude: prefixes("10.5.0.0/16 198.18.0.0/15"), Hook: true,
 	ExcludeInterfaces: []string{"br0"}, Servers: []enforce.Server{server("198.51.100.7:1194"), server("203.0.113.9:1194")},
+	ServerFrom: []string{"uid:65534", "uid:0"},
 }
 
 func TestJoin(t *testing.T) {
@@ -39,6 +41,7 @@ func TestJoin(t *testing.T) {
 	want := enforce.Session{
 		Tunnel: "tun0", Protect: prefixes("10.5.0.0/16 172.31.0.0/16 fd31::/32"), Exclude: prefixes("172.31.7.0/24 198.18.0.0/15"), Rearm: true, Hook: true,
 		ExcludeInterfaces: []string{"docker*", "br0"}, Servers: []enforce.Server{server("203.0.113.9:1194"), server("198.51.100.7:1194")}, OtherTable: prefixes("10.5.0.0/16"),
+		ServerFrom: []string{"uid:0", "uid:65534"},
 	}
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)

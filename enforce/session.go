@@ -191,6 +191,11 @@ func (e *Enforcer) checkAlone(s Session, links []plan.Link) error {
 			return err
 		}
 	}
+	for _, word := range s.ServerFrom {
+		if _, err := ParseSender(word); err != nil {
+			return err
+		}
+	}
 	return checkPrefixes(s)
 }
 

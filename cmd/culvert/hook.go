@@ -72,6 +72,7 @@ const hookTimeout = 5 * time.Second
 
 func newHookOpenVPN(p *platform) *cobra.Command {
 	var socket, other string
+	var from []string
 	var require, noBypass bool
 	cmd := &cobra.Command{
 		Use:   "openvpn [ARGUMENTS…]",
@@ -84,10 +85,15 @@ func newHookOpenVPN(p *platform) *cobra.Command {
 	cmd.Flags().BoolVar(&require, "require", false, "fail when the session is not enforced")
 	cmd.Flags().BoolVar(&noBypass, "no-bypass", false, "protect net_gateway routes too: the server can push them")
 	cmd.Flags().StringVar(&other, "other-family", "", "`allow|block` the family that OpenVPN leaves out, when it redirects all of the other (default allow)")
+	cmd.Flags().StringSliceVar(&from, "server-from", nil, "`senders` of OpenVPN's own packets, auto, any, host, uid:USER, mark:NUMBER; what others send there is a leak (default auto)")
 	p.dropFlags(cmd.Flags())
 	socketFlag(p, cmd.Flags(), &socket)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := session.OtherFamilyWord("--other-family", other); err != nil {
+			return err
+		}
+		senders, err := session.Senders("--server-from", from)
+		if err != nil {
 			return err
 		}
 		ctx, cancel := context.WithTimeout(cmd.Context(), hookTimeout)
@@ -99,7 +105,7 @@ func newHookOpenVPN(p *platform) *cobra.Command {
 		if noBypass {
 			call.NoBypass()
 		}
-		h := hook{call: call, other: enforce.OtherFamily(other), socket: socket, resolve: net.DefaultResolver.LookupNetIP, out: cmd.OutOrStdout(), warn: cmd.ErrOrStderr()}
+		h := hook{call: call, other: enforce.OtherFamily(other), senders: senders, socket: socket, resolve: net.DefaultResolver.LookupNetIP, out: cmd.OutOrStdout(), warn: cmd.ErrOrStderr()}
 		err = h.run(ctx)
 		switch {
 		case err == nil:
@@ -116,6 +122,7 @@ func newHookOpenVPN(p *platform) *cobra.Command {
 type hook struct {
 	call      openvpn.Call
 	other     enforce.OtherFamily
+	senders   []string
 	socket    string
 	resolve   func(ctx context.Context, network, name string) ([]netip.Addr, error)
 	out, warn io.Writer
@@ -192,7 +199,7 @@ func (h *hook) up(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.Hook, s.OtherFamily = true, h.other
+	s.Hook, s.OtherFamily, s.ServerFrom = true, h.other, h.senders
 	st, _, err := openSession(ctx, h.socket, s)
 	if err != nil {
 		return err

@@ -64,7 +64,7 @@ func (p *platform) help(text string) string {
 var flagsOfRules = [...]string{"other-table", "tos", "mark", "uid", "device", "from"}
 
 // flagsOfWitness ask for the witness of packets.
-var flagsOfWitness = [...]string{"on-loss", "on-leak", "guard-for", "witness", "other-family"}
+var flagsOfWitness = [...]string{"on-loss", "on-leak", "guard-for", "witness", "other-family", "server-from"}
 
 // What a system may lack.
 var (
@@ -111,6 +111,9 @@ func (p *platform) check(s *config.Settings) error {
 	for _, sess := range s.Sessions {
 		if !p.Witness && sess.OtherFamily == enforce.OtherBlock {
 			return usagef("other_family of %s: %w", sess.Tunnel, errNoWitness)
+		}
+		if !p.Witness && len(sess.ServerFrom) > 0 {
+			return usagef("server_from of %s: %w", sess.Tunnel, errNoWitness)
 		}
 	}
 	if !p.Witness && (s.Drops() || s.Witness == config.WitnessRequire) {

@@ -82,7 +82,8 @@ waits for the next. The keys of the file:
       protect: [10.0.0.0/8, 2001:db8::/32]
       exclude: [10.99.0.0/16]
       servers: ["198.51.100.7:1194/udp"]
-      exclude_interfaces: [{{.Other}}]
+{{if .Witness}}      server_from: [auto]           # any, host, uid:USER, mark:NUMBER
+{{end}}      exclude_interfaces: [{{.Other}}]
 {{if .Rules}}      other_table: []
 {{end}}{{if .Witness}}      other_family: allow           # or block
 {{end}}

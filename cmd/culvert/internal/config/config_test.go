@@ -53,13 +53,15 @@ sessions:
     servers:
       - 198.51.100.7:1194/udp
       - "[2001:db8::7]:443/tcp"
+    server_from: [uid:root, mark:7]
     exclude_interfaces: [docker0]
   - tunnel: wg0
     protect: [0.0.0.0/0]
     other_table: [0.0.0.0/0]
 `, `/s /c.sock audit=true loss=guard leak=drop for=10m0s witness=require all=true keep=true json=true debug=true
-{tun0 [10.0.0.0/8 ::/3 2001:db8::/32] [10.1.0.0/16 10.2.0.0/16] [198.51.100.7:1194/udp [2001:db8::7]:443/tcp] [docker0] []  false true false}
-{wg0 [0.0.0.0/0] [] [] [] [0.0.0.0/0]  false true false}`},
+{tun0 [10.0.0.0/8 ::/3 2001:db8::/32] [] [10.1.0.0/16 10.2.0.0/16] [198.51.100.7:1194/udp [2001:db8::7]:443/tcp] [docker0] []  [uid:0 mark:7] false true false}
+{wg0 [0.0.0.0/0] [] [] [] [] [0.0.0.0/0]  [] false true false}`},
+		{"unknown sender", "sessions:\n- tunnel: tun0\n  protect: [10.0.0.0/8]\n  server_from:\n  - host\n  - pid:1\n", "c.yaml:6: server_from: pid:1 is no sender that can be known; write auto, any, host, uid:USER or mark:NUMBER"},
 		{"unknown key", "audit: true\nauditt: false\n", "c.yaml:2: unknown field \"auditt\"; see \"culvert run --help\" for the known ones"},
 		{"unknown key of a session", "sessions:\n  - tunnel: tun0\n    protec: []\n", "c.yaml:3: unknown field \"protec\"; see \"culvert run --help\" for the known ones"},
 		{"key twice", "audit: true\naudit: false\n", "c.yaml:2: mapping key \"audit\" already defined at [1:1]"},

@@ -136,6 +136,7 @@ type entry struct {
 	Protect           list `yaml:"protect"`
 	Exclude           list `yaml:"exclude"`
 	Servers           list `yaml:"servers"`
+	ServerFrom        list `yaml:"server_from"`
 	ExcludeInterfaces list `yaml:"exclude_interfaces"`
 	OtherTable        list `yaml:"other_table"`
 	OtherFamily       word `yaml:"other_family"`
@@ -147,6 +148,7 @@ func (e *entry) text(name string, i int) session.Text {
 		Protect:           e.Protect.texts(),
 		Exclude:           e.Exclude.texts(),
 		Servers:           e.Servers.texts(),
+		ServerFrom:        e.ServerFrom.texts(),
 		ExcludeInterfaces: e.ExcludeInterfaces.texts(),
 		OtherTable:        e.OtherTable.texts(),
 		OtherFamily:       e.OtherFamily.text,
@@ -184,6 +186,8 @@ func (e *entry) field(f session.Field) (string, list) {
 		return "exclude", e.Exclude
 	case session.ServerField:
 		return "servers", e.Servers
+	case session.ServerFrom:
+		return "server_from", e.ServerFrom
 	case session.ExcludeInterface:
 		return "exclude_interfaces", e.ExcludeInterfaces
 	case session.OtherTable:

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os/user"
 	"slices"
 	"strings"
 
@@ -36,6 +37,7 @@ type Text struct {
 	Protect           []string
 	Exclude           []string
 	Servers           []string
+	ServerFrom        []string
 	ExcludeInterfaces []string
 	OtherTable        []string
 	OtherFamily       string
@@ -54,6 +56,7 @@ const (
 	Protect          Field = "protect"
 	Exclude          Field = "exclude"
 	ServerField      Field = "server"
+	ServerFrom       Field = "server-from"
 	ExcludeInterface Field = "exclude-interface"
 	OtherTable       Field = "other-table"
 	OtherFamily      Field = "other-family"
@@ -97,7 +100,47 @@ func (t Text) Parse() (enforce.Session, error) {
 	if s.Servers, err = parseAll(t.words(ServerField, t.Servers), Server); err != nil {
 		return s, err
 	}
+	if s.ServerFrom, err = senders(t.words(ServerFrom, t.ServerFrom)); err != nil {
+		return s, err
+	}
 	return s, t.check(s)
+}
+
+// Senders parses who may send a tunnel's packets to its server; none is whoever the tunnel's kind makes certain.
+func Senders(where string, words []string) ([]string, error) {
+	var list []located
+	for _, w := range words {
+		list = append(list, located{where, w})
+	}
+	return senders(list)
+}
+
+func senders(words []located) ([]string, error) {
+	out, err := parseAll(words, sender)
+	if i := slices.Index(out, ""); err == nil && i >= 0 {
+		if len(out) > 1 {
+			return nil, &Error{words[0].where, "auto", "goes with no other sender; leave it out"}
+		}
+		return nil, nil
+	}
+	return out, err
+}
+
+// sender parses one of them, "" being auto. The error continues the word to a sentence.
+func sender(word string) (string, error) {
+	if word == "auto" {
+		return "", nil
+	}
+	if name, ok := strings.CutPrefix(word, "uid:"); ok {
+		if u, err := user.Lookup(name); err == nil && name != "" {
+			word = "uid:" + u.Uid
+		}
+	}
+	s, err := enforce.ParseSender(word)
+	if err != nil {
+		return "", errors.New("is no sender that can be known; write auto, any, host, uid:USER or mark:NUMBER")
+	}
+	return s.String(), nil
 }
 
 // check looks at the parts that only make sense together.

@@ -95,8 +95,17 @@ func TestParse(t *testing.T) {
 			t.Servers = []string{"198.51.100.7:1194/udp"}
 			t.ExcludeInterfaces = []string{"docker0"}
 			t.OtherTable = []string{"0.0.0.0/0"}
+			t.ServerFrom = []string{"uid:root", "mark:0x10", "host", "any", "uid:0"}
 			t.Rearm = true
-		}), "{tun0 [10.0.0.0/8 0.0.0.0/0] [10.1.0.0/16] [198.51.100.7:1194/udp] [docker0] [0.0.0.0/0]  false true false}"},
+		}), "{tun0 [10.0.0.0/8 0.0.0.0/0] [] [10.1.0.0/16] [198.51.100.7:1194/udp] [docker0] [0.0.0.0/0]  [uid:0 mark:16 host any] false true false}"},
+		{"sender auto", base(func(t *Text) { t.ServerFrom = []string{"auto"} }), "{tun0 [10.0.0.0/8] [] [] [] [] []  [] false false false}"},
+		{"sender auto and more", base(func(t *Text) { t.ServerFrom = []string{"uid:0", "auto"} }), "--server-from: auto goes with no other sender; leave it out"},
+		{"no such user", base(func(t *Text) { t.ServerFrom = []string{"uid:no such user"} }), senderForm("uid:no such user")},
+		{"no user", base(func(t *Text) { t.ServerFrom = []string{"uid:"} }), senderForm("uid:")},
+		{"no mark", base(func(t *Text) { t.ServerFrom = []string{"mark:0"} }), senderForm("mark:0")},
+		{"mark too great", base(func(t *Text) { t.ServerFrom = []string{"mark:0x100000000"} }), senderForm("mark:0x100000000")},
+		{"unknown sender", base(func(t *Text) { t.ServerFrom = []string{"pid:1"} }), senderForm("pid:1")},
+		{"a number for none", base(func(t *Text) { t.ServerFrom = []string{"any:1"} }), senderForm("any:1")},
 		{"no tunnel", base(func(t *Text) { t.Tunnel = "" }), "--tunnel: names no interface; give the tunnel's, for example tun0"},
 		{"bad tunnel", base(func(t *Text) { t.Tunnel = "a/b" }), `--tunnel: "a/b" is not the name of an interface`},
 		{"nothing protected", base(func(t *Text) { t.Protect = nil }), "--protect: names no prefix; give what must leave through tun0, for example 10.0.0.0/8"},
@@ -168,4 +177,8 @@ func FuzzWords(f *testing.F) {
 			}
 		}
 	})
+}
+
+func senderForm(word string) string {
+	return "--server-from: " + word + " is no sender that can be known; write auto, any, host, uid:USER or mark:NUMBER"
 }

@@ -142,7 +142,7 @@ func (b *builder) servers(sessions []enforce.ProtectedSession) {
 		for _, srv := range s.Servers {
 			a := srv.Addr.Addr().Unmap()
 			host := netip.PrefixFrom(a, a.BitLen())
-			gates[host] = append(gates[host], gatesOf(srv)...)
+			gates[host] = append(gates[host], fromOf(&s, gatesOf(srv))...)
 		}
 	}
 	for host, list := range gates {
@@ -158,7 +158,7 @@ func (b *builder) server(host netip.Prefix, around loader.Prefix, gates []loader
 	for i := range gates {
 		gates[i] = loader.Prefix{
 			Prefix: host, Class: loader.Server, ID: id, Drop: around.Drop, Tunnel: around.Tunnel, Exempt: around.Exempt, Name: around.Name, Kind: around.Kind, Frames: around.Frames,
-			Proto: gates[i].Proto, Port: gates[i].Port,
+			Proto: gates[i].Proto, Port: gates[i].Port, From: gates[i].From, Who: gates[i].Who,
 		}
 	}
 	return gates
@@ -177,21 +177,26 @@ func (b *builder) within(host netip.Prefix, around loader.Prefix) uint32 {
 // fewer lets any port pass where a server has too many transports, and any protocol
 // where it has too many of those: the loader would refuse the whole policy.
 func fewer(gates []loader.Prefix) []loader.Prefix {
-	order := func(a, b loader.Prefix) int {
-		return cmp.Or(cmp.Compare(a.Proto, b.Proto), cmp.Compare(a.Port, b.Port))
-	}
-	same := func(a, b loader.Prefix) bool { return order(a, b) == 0 }
-	slices.SortFunc(gates, order)
-	if gates = slices.CompactFunc(gates, same); len(gates) <= loader.MaxTransports {
+	if gates = distinct(gates); len(gates) <= loader.MaxTransports {
 		return gates
 	}
 	for i := range gates {
 		gates[i].Port = 0
 	}
-	if gates = slices.CompactFunc(gates, same); len(gates) <= loader.MaxTransports {
+	if gates = distinct(gates); len(gates) <= loader.MaxTransports {
 		return gates
 	}
 	return []loader.Prefix{{Proto: loader.AnyProto}}
+}
+
+// distinct sorts gates and drops repeats.
+func distinct(gates []loader.Prefix) []loader.Prefix {
+	slices.SortFunc(gates, compareGate)
+	return slices.CompactFunc(gates, func(a, b loader.Prefix) bool { return compareGate(a, b) == 0 })
+}
+
+func compareGate(a, b loader.Prefix) int {
+	return cmp.Or(cmp.Compare(a.Proto, b.Proto), cmp.Compare(a.Port, b.Port), cmp.Compare(a.From, b.From), cmp.Compare(a.Who, b.Who))
 }
 
 // lookup finds the first line of the longest prefix that holds a.
@@ -225,6 +230,42 @@ func gatesOf(srv enforce.Server) []loader.Prefix {
 	return []loader.Prefix{{Proto: number, Port: srv.Addr.Port()}}
 }
 
+// fromOf makes gates of a session's servers ask who sends, each once for each sender.
+func fromOf(s *enforce.ProtectedSession, gates []loader.Prefix) (out []loader.Prefix) {
+	for _, f := range senders(s) {
+		for _, g := range gates {
+			g.From, g.Who = f.From, f.Who
+			out = append(out, g)
+		}
+	}
+	return out
+}
+
+// senders are who sends a session's transport. Where nobody said so it is what the kind of its interface makes certain: the
+// kernel sends WireGuard's packets, a process of this host those of a tun. What else a kernel carries may look forwarded.
+func senders(s *enforce.ProtectedSession) (out []loader.Prefix) {
+	for _, word := range s.ServerFrom {
+		f, err := enforce.ParseSender(word)
+		if err != nil {
+			continue // the enforcer has refused it
+		}
+		out = append(out, loader.Prefix{From: loaderFrom[f.By], Who: f.ID})
+	}
+	switch {
+	case len(out) > 0:
+		return out
+	case s.Type.Kind == "wireguard":
+		return []loader.Prefix{{From: loader.FromKernel}}
+	case s.Type.Kind == "tun":
+		return []loader.Prefix{{From: loader.FromHost}}
+	}
+	return []loader.Prefix{{From: loader.FromAny}}
+}
+
+var loaderFrom = map[enforce.SenderKind]loader.From{
+	enforce.SenderAny: loader.FromAny, enforce.SenderHost: loader.FromHost, enforce.SenderUID: loader.FromUID, enforce.SenderMark: loader.FromMark,
+}
+
 // Protocols, and what IKE is carried to: directly, and together with ESP where an address is translated on the way.
 const (
 	protoTCP   = 6
@@ -239,7 +280,7 @@ func (b *builder) config(sessions []enforce.ProtectedSession, want Rules) loader
 		cfg.Prefixes = append(cfg.Prefixes, lines...)
 	}
 	slices.SortFunc(cfg.Prefixes, func(a, b loader.Prefix) int {
-		return cmp.Or(plan.ComparePrefix(a.Prefix, b.Prefix), cmp.Compare(a.Proto, b.Proto), cmp.Compare(a.Port, b.Port))
+		return cmp.Or(plan.ComparePrefix(a.Prefix, b.Prefix), compareGate(a, b))
 	})
 	for _, s := range sessions {
 		if s.Link != 0 {

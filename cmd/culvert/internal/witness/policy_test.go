@@ -47,6 +47,12 @@ func shown(p policy) string {
 		}
 		if x.Class == loader.Server {
 			fmt.Fprintf(&b, " %d/%d by %d", x.Port, x.Proto, x.Tunnel)
+			if from := []string{"", " from host", " from kernel", " from uid", " from mark"}[x.From]; from != "" {
+				b.WriteString(from)
+				if x.Who != 0 {
+					fmt.Fprintf(&b, " %d", x.Who)
+				}
+			}
 		}
 		if x.Exempt != nil {
 			fmt.Fprintf(&b, " but not %d", x.Exempt)
@@ -57,6 +63,13 @@ func shown(p policy) string {
 		b.WriteString("\n")
 	}
 	return b.String()
+}
+
+// from is a session of a full tunnel of a kind, whose server's packets certain senders send.
+func from(kind string, words ...string) enforce.ProtectedSession {
+	s := server(protected("tun0", 7, "0.0.0.0/0"), "203.0.113.10:1194/udp")
+	s.Type.Kind, s.ServerFrom = kind, words
+	return s
 }
 
 func TestCompile(t *testing.T) {
@@ -119,6 +132,19 @@ func TestCompile(t *testing.T) {
 			server(full, "10.0.0.1:1/udp", "10.0.0.1:2/udp", "10.0.0.1:3/udp", "10.0.0.1:4/udp", "10.0.0.1:5/tcp",
 				"10.0.0.1:6/udp", "10.0.0.1:7/udp", "10.0.0.1:8/udp", "10.0.0.1:9/udp")}}, Rules{},
 			"0.0.0.0/0 protected of tun0 by 7\n10.0.0.1/32 server of tun0 0/6 by 7\n10.0.0.1/32 server of tun0 0/17 by 7\n"},
+		{"sender of a tun", enforce.Protection{Sessions: []enforce.ProtectedSession{from("tun")}}, Rules{},
+			"0.0.0.0/0 protected of tun0 by 7\n203.0.113.10/32 server of tun0 1194/17 by 7 from host\n"},
+		{"sender of a kernel's WireGuard", enforce.Protection{Sessions: []enforce.ProtectedSession{from("wireguard")}}, Rules{},
+			"0.0.0.0/0 protected of tun0 by 7\n203.0.113.10/32 server of tun0 1194/17 by 7 from kernel\n"},
+		{"sender of a kind that may look forwarded", enforce.Protection{Sessions: []enforce.ProtectedSession{from("ovpn-dco")}}, Rules{},
+			"0.0.0.0/0 protected of tun0 by 7\n203.0.113.10/32 server of tun0 1194/17 by 7\n"},
+		{"senders that were named", enforce.Protection{Sessions: []enforce.ProtectedSession{from("wireguard", "uid:0", "uid:65534", "mark:7")}}, Rules{},
+			"0.0.0.0/0 protected of tun0 by 7\n203.0.113.10/32 server of tun0 1194/17 by 7 from uid\n" +
+				"203.0.113.10/32 server of tun0 1194/17 by 7 from uid 65534\n203.0.113.10/32 server of tun0 1194/17 by 7 from mark 7\n"},
+		{"anybody, by name", enforce.Protection{Sessions: []enforce.ProtectedSession{from("tun", "any")}}, Rules{},
+			"0.0.0.0/0 protected of tun0 by 7\n203.0.113.10/32 server of tun0 1194/17 by 7\n"},
+		{"this host, by name", enforce.Protection{Sessions: []enforce.ProtectedSession{from("", "host")}}, Rules{},
+			"0.0.0.0/0 protected of tun0 by 7\n203.0.113.10/32 server of tun0 1194/17 by 7 from host\n"},
 		{"an interface excluded from one session", enforce.Protection{
 			Sessions: []enforce.ProtectedSession{apart, protected("wg0", 8, "10.1.0.0/16")}}, drop,
 			"0.0.0.0/0 protected of tun0 by 7 but not [3 4] drop\n10.1.0.0/16 protected of wg0 by 8 drop\n" +

@@ -90,6 +90,10 @@ func explain(ctx context.Context, sys System, s *seen) cause {
 	switch {
 	case s.id.reason == loader.LeakServer:
 		return cause{report.Server, "to the VPN server's address, but not the tunnel's own transport"}
+	case s.id.reason == loader.LeakSender && s.id.origin == loader.Forwarded:
+		return cause{report.Server, "forwarded to where the tunnel's own packets go; --server-from any lets such pass"}
+	case s.id.reason == loader.LeakSender:
+		return cause{report.Server, "to where the tunnel's own packets go, but not from who sends those; --server-from any lets such pass"}
 	case s.id.reason == loader.LeakGateway:
 		return cause{report.Gateway, "to the gateway's address, where only neighbour discovery and DHCP may go"}
 	case s.id.reason == loader.LeakEarly:
