@@ -382,50 +382,66 @@ static __always_inline enum reason protected_reason(struct __sk_buff *skb, const
 	return r->class == CLASS_GATEWAY ? REASON_GATEWAY : REASON_PROTECTED;
 }
 
-/* What a gate asks of a packet's sender. */
+/* What a packet's sender may be taken for, a bit for each from, and what tells users and marks apart. */
 struct from_whom {
-	bool forwarded;
-	bool process; /* by a socket of its own */
-	bool kernel;  /* by one of the kernel's, or by what is left of one: resets, and the last answers of a connection */
-	bool socket;
+	__u32 may;
 	__u32 uid;
 	__u32 mark;
 };
 
-/* from_whom looks at the sender where a gate asks. What a tunnel in the kernel sends may carry the socket of the packet
- * within, so a process's own packet is one whose source port its socket has, which the tunnel's cannot be: it has another. */
+#define FROM_REST (1U << 31) /* of what the kernel itself sends: resets, and the last answers of a connection */
+
+/* blur makes the verifier forget what it knows of a value, and so need not follow every way that led to it. */
+static __always_inline __u32 blur(struct __sk_buff *skb, __u32 value)
+{
+	__u32 x = *(volatile __u32 *)&skb->hash;
+
+	value ^= x;
+	asm volatile("" : "+r"(value));
+	return value ^ x;
+}
+
+/* of_process is true of a process's own packet. What a tunnel in the kernel sends may carry the socket of the packet within,
+ * but not its source port, which is another socket's. */
+static __always_inline bool of_process(struct bpf_sock *sk, __u16 sport)
+{
+	return (sk->family == AF_INET || sk->family == AF_INET6) && sport && sk->src_port == sport;
+}
+
+/* from_whom looks at the sender as far as the gates ask. */
 static __always_inline struct from_whom from_whom(struct __sk_buff *skb, const struct rule *r, __u16 sport)
 {
-	struct from_whom f = {};
+	struct from_whom f = {.may = 1 << FROM_ANY};
 	struct bpf_sock *sk;
 
 	if (!r->narrow)
 		return f;
-	f.forwarded = skb->ingress_ifindex;
-	f.mark = skb->mark;
-	sk = skb->sk;
-	if (!sk)
-		return f;
-	f.socket = true;
-	f.process = (sk->family == AF_INET || sk->family == AF_INET6) && sport && sk->src_port == sport;
-	if (r->narrow & (1 << FROM_UID | 1 << FROM_MARK)) {
-		f.kernel = !bpf_sk_fullsock(sk) || of_kernel((void *)skb);
-		f.uid = bpf_get_socket_uid(skb);
+	if (!skb->ingress_ifindex) {
+		sk = skb->sk;
+		f.may |= 1 << FROM_HOST | 1 << FROM_KERNEL | 1 << FROM_MARK;
+		if (sk && of_process(sk, sport))
+			f.may &= ~(1 << FROM_KERNEL);
+		if (sk)
+			f.may |= 1 << FROM_UID;
+		if (sk && r->narrow & (1 << FROM_UID | 1 << FROM_MARK)) {
+			f.uid = bpf_get_socket_uid(skb);
+			if (!bpf_sk_fullsock(sk) || of_kernel((void *)skb))
+				f.may |= FROM_REST;
+		}
 	}
+	f.may = blur(skb, f.may);
+	f.uid = blur(skb, f.uid);
+	f.mark = skb->mark;
 	return f;
 }
 
 static __always_inline bool sent_by(const struct gate *g, const struct from_whom *f)
 {
-	if (g->from == FROM_ANY)
-		return true;
-	if (f->forwarded)
+	if (!(f->may & 1U << (g->from & 31)))
 		return false;
-	if (g->from == FROM_KERNEL)
-		return !f->process;
-	if (g->from == FROM_UID)
-		return f->socket && (f->kernel || f->uid == g->who);
-	return g->from == FROM_HOST || (g->from == FROM_MARK && (f->kernel || f->mark == g->who));
+	if (g->from < FROM_UID || f->may & FROM_REST)
+		return true;
+	return g->who == (g->from == FROM_UID ? f->uid : f->mark);
 }
 
 /* What a gate says of a packet. */
