@@ -38,7 +38,7 @@ var start []byte
 // Bounds of a run. An emulated processor on a busy machine is slow.
 const (
 	bootBound = 5 * time.Minute
-	caseBound = 4 * time.Minute
+	caseBound = 10 * time.Minute
 )
 
 func say(format string, args ...any) { fmt.Fprintf(os.Stderr, "vm: "+format+"\n", args...) }

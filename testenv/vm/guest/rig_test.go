@@ -19,7 +19,7 @@ import (
 )
 
 // patience is how long something may take on an emulated processor.
-const patience = 60 * time.Second
+const patience = 3 * time.Minute
 
 const (
 	configFile = "/etc/culvert/culvert.yaml"
