@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/culvert-project/culvert/enforce"
 	"github.com/culvert-project/culvert/enforce/enforcetest"
@@ -264,4 +265,37 @@ func BenchmarkEdge(b *testing.B) {
 	}
 	cancel()
 	<-ended
+}
+
+// TestAnnouncedBeforeThePolicy: the edge path let a route stand by the policy before. The
+// news of it is taken in by a policy that it conflicts with, and whose first look at the
+// table failed. It stood before.
+func TestAnnouncedBeforeThePolicy(t *testing.T) {
+	sys, j := &late{unreadable: &unreadable{backlog: &backlog{System: newHost(t)}}}, &enforcetest.Journal{}
+	wider := split
+	wider.Protect = append([]netip.Prefix{pfx("198.51.0.0/16")}, split.Protect...)
+	e, stop := run(t, sys, j, enforce.Options{OnPolicy: func(p enforce.Protection) {
+		if len(p.Sessions) > 0 && len(p.Sessions[0].Protect) == len(wider.Protect) {
+			sys.set(true)
+		}
+	}})
+	open(t, e, split)
+	r := via("198.51.100.0/24", "192.168.1.66", eth0)
+	add(t, sys.System, r)
+	ev := enforce.Event{Change: enforce.Added, Route: r, Answer: sys.edge(enforce.Added, &r), Seen: time.Now()}
+	if !ev.Answer.Tell || ev.Answer.Delete {
+		t.Fatalf("the edge answered %+v", ev.Answer)
+	}
+	before := sys.Text()
+	open(t, e, wider)
+	sys.sink.Tell(ev)
+	eventually(t, "it is removed", func() bool { return !strings.Contains(sys.Text(), "198.51.100.0/24") })
+	if got := j.Entries(); len(got) != 1 {
+		t.Errorf("held: %+v", got)
+	}
+	sys.set(false)
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	sameAfter(t, "the end", before, sys.Text())
 }

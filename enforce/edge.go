@@ -141,7 +141,7 @@ func (e *Enforcer) event(ctx context.Context, ev Event) {
 // it may be one that the operator excludes, and it has a name.
 func (e *Enforcer) meet(ctx context.Context, ev *Event) {
 	for hop := range ev.Route.Hops() {
-		if hop.Link == 0 || e.link(hop.Link) != nil || !e.lookedAt.Before(ev.Seen) {
+		if e.knowsLink(hop.Link) || !e.lookedAt.Before(ev.Seen) {
 			continue
 		}
 		e.removeWritten(ctx) // as it was judged

@@ -175,20 +175,20 @@ func (e *Enforcer) noteStaying(pl *plan.Plan) {
 // the interfaces were read. It may be excluded, and whether such a route must come
 // back cannot be told without its addresses.
 func (e *Enforcer) unknownLinks(pl *plan.Plan) bool {
-	known := map[uint32]bool{0: true}
-	for i := range e.facts.Links {
-		known[e.facts.Links[i].Index] = true
-	}
 	for i := range pl.Actions {
 		a := &pl.Actions[i]
 		for hop := range a.Route.Hops() {
-			if a.Kind == plan.Remove && !known[hop.Link] {
+			if a.Kind == plan.Remove && !e.knowsLink(hop.Link) {
 				return true
 			}
 		}
 	}
 	return false
 }
+
+// knowsLink reports whether an interface was there when they were looked at. No
+// interface, 0, is always known.
+func (e *Enforcer) knowsLink(index uint32) bool { return index == 0 || e.linkSet[index] }
 
 // judgeKnown judges by facts that are newer than what is removed for good. The
 // table may show an interface, or a connected route, that came after the facts

@@ -104,7 +104,7 @@ func (w *watcher) relink(why string) {
 	if ls, err := w.links(); err == nil {
 		w.ls = ls
 	}
-	w.sink.Dirty(why)
+	w.sink.Hurry(why)
 }
 
 // route takes one announcement to the edge.
