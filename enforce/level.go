@@ -90,7 +90,7 @@ func (e *Enforcer) level(ctx context.Context, why string) {
 	settled, err := e.settleTable(ctx)
 	e.writeLives()
 	e.pace.read(start)
-	if err != nil {
+	if err != nil && ctx.Err() == nil {
 		e.failAll(err)
 	}
 	if !settled || e.unwritten || e.insecure != nil || e.unkept {

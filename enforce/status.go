@@ -206,7 +206,7 @@ func (e *Enforcer) note(a *plan.Action, err error, on occasion) {
 }
 
 func (e *Enforcer) noteFailure(a *plan.Action, err error) {
-	if harmless(err) { // the state says it: the tunnel or an interface is down
+	if harmless(err) || errors.Is(err, context.Canceled) { // the state says it: the tunnel or an interface is down; or finish does it
 		e.log.debug(a.Kind.String(), "route", e.text(&a.Route), "err", err)
 		return
 	}
