@@ -138,7 +138,11 @@ func policyFor(ctx context.Context, socket string, given *enforce.Session) (aske
 	if given != nil {
 		return asked{sessions: []enforce.Session{*given}}, nil
 	}
-	resp, err := control.Ask(ctx, socket, control.Request{Op: control.Policy})
+	var resp control.Response
+	err := servesHere(ctx, socket)
+	if err == nil {
+		resp, err = control.Ask(ctx, socket, control.Request{Op: control.Policy})
+	}
 	if err != nil {
 		return asked{}, fmt.Errorf("%w; or describe the policy with --tunnel and --protect", err)
 	}

@@ -51,9 +51,9 @@ protects leaves until the tunnel is back. In OpenVPN's configuration:
   route-pre-down {{.Call "hook openvpn"}}
   down           {{.Call "hook openvpn"}}
 
-Protected: the routes to the VPN gateway, the tunnel's own subnet (where no other
-session names it), and with
-redirect-gateway 0.0.0.0/1 and 128.0.0.0/1 (OpenVPN tells from route-up on).
+Protected: the routes to the VPN gateway, the tunnel's own subnet unless another
+session names it, and with redirect-gateway 0.0.0.0/1 and 128.0.0.0/1 (OpenVPN tells
+from route-up on).
 Excluded: the IPv4 routes to another gateway (net_gateway), unless their prefix
 is protected too. The server can push such routes; where it is not trusted that
 far, give --no-bypass. The servers and their transports are taken from trusted_ip,

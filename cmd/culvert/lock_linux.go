@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"github.com/culvert-project/culvert/cmd/culvert/internal/lockfile"
 	"github.com/culvert-project/culvert/loader"
 )
 
@@ -30,7 +31,11 @@ func acquireLock(h holder) (io.Closer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("place of the daemon: %w", err)
 	}
-	return acquireFile(filepath.Join(lockFolder, name+".lock"), h)
+	l, err := acquireFile(filepath.Join(lockFolder, name+".lock"), h)
+	if err == nil {
+		_, _ = lockfile.Sweep(lockFolder) // what killed ones left: most of namespaces that are gone
+	}
+	return l, err
 }
 
 // ownFolders makes a folder that everybody may look into, and in it one that

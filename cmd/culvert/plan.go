@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -145,18 +146,10 @@ func preview(cmd *cobra.Command, s config.Settings) (planDoc, error) {
 // askPreview asks the daemon. It is as good as away where the routing that it sees to
 // is another's.
 func askPreview(ctx context.Context, s config.Settings) (enforce.Preview, error) {
-	resp, err := control.Ask(ctx, s.Socket, control.Request{Op: control.Ping})
-	if err != nil {
+	if err := servesHere(ctx, s.Socket); err != nil {
 		return enforce.Preview{}, err
 	}
-	own, err := binding()
-	if err != nil {
-		return enforce.Preview{}, err
-	}
-	if resp.Daemon == nil || resp.Daemon.Namespace != own.Namespace {
-		return enforce.Preview{}, control.ErrAway
-	}
-	resp, err = control.Ask(ctx, s.Socket, control.Request{Op: control.Plan, Sessions: s.Sessions})
+	resp, err := control.Ask(ctx, s.Socket, control.Request{Op: control.Plan, Sessions: s.Sessions})
 	switch {
 	case err != nil:
 		return enforce.Preview{}, err
@@ -305,4 +298,21 @@ func policyOf(cmd *cobra.Command, sess *sessionFlags) (*enforce.Session, error) 
 		return nil, err
 	}
 	return &s, session.Check(s)
+}
+
+// servesHere asks whose routing the daemon on a socket sees to. One that sees to that
+// of another network namespace is as good as away: what it says is not of this one.
+func servesHere(ctx context.Context, socket string) error {
+	resp, err := control.Ask(ctx, socket, control.Request{Op: control.Ping})
+	if err != nil {
+		return err
+	}
+	own, err := binding()
+	if err != nil {
+		return err
+	}
+	if resp.Daemon == nil || resp.Daemon.Namespace != own.Namespace {
+		return fmt.Errorf("%s: %w for this %s: that one serves another", socket, control.ErrAway, here.Place)
+	}
+	return nil
 }

@@ -28,7 +28,8 @@ or dropped as asked{{end}}; 1 when not, 3 when no daemon answers.
     interface           its name now; absent when it was not renamed
     state               connecting, enforcing, reconnecting, auditing, failed, restored,
                         restoring (ended, but some of what it had removed waits)
-    error               why it failed; absent when it did not
+    error               why it failed, or that another kind of interface has the
+                        name of a tunnel that is away; absent otherwise
     protected[]         prefixes that must leave through the tunnel
     excluded[]          prefixes that bypass it on purpose
     removed             conflicting routes deleted, repeats included

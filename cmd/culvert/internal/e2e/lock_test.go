@@ -115,3 +115,53 @@ func TestLockFolderIsClosed(t *testing.T) {
 		t.Errorf("%s", r)
 	}
 }
+
+// TestPlacesAreSwept: the file of a killed daemon's place goes when another takes its
+// own, in whatever network namespace; those of the living stay.
+func TestPlacesAreSwept(t *testing.T) {
+	s := newStub(t)
+	placeOf := func(pid int) (path string) {
+		all, err := filepath.Glob(filepath.Join(lockFolder, "*.lock"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range all {
+			if note, err := os.ReadFile(p); err == nil && strings.Contains(string(note), fmt.Sprintf(`"pid":%d,`, pid)) {
+				path = p
+			}
+		}
+		return path
+	}
+	killed := s.daemon(t)
+	left := placeOf(killed.Pid())
+	killed.Kill()
+	if _, err := os.Stat(left); left == "" || err != nil {
+		t.Fatalf("the killed daemon left %q: %v", left, err)
+	}
+	other := testenv.NewProgram(t, s.LAN, s.prog.Bin)
+	lives := other.Daemon(t)
+	if _, err := os.Stat(left); !os.IsNotExist(err) {
+		t.Errorf("%s: %v", left, err)
+	}
+	stopped(t, s.daemon(t))
+	if placeOf(lives.Pid()) == "" {
+		t.Error("the place of the one that lives is gone")
+	}
+	stopped(t, lives)
+}
+
+// TestExplainsOwnNamespace: what the daemon of another network namespace protects says
+// nothing of this one's packets.
+func TestExplainsOwnNamespace(t *testing.T) {
+	s := newStub(t)
+	d := s.daemon(t)
+	other := *s.prog
+	other.NS = s.LAN
+	if r := s.prog.Exec(t, "explain", "172.31.1.10"); r.Code != 0 || !strings.Contains(r.Stdout, "protected by 172.31.0.0/16") {
+		t.Errorf("at home: %s", r)
+	}
+	if r := other.Exec(t, "explain", "172.31.1.10"); r.Code != 3 || !strings.Contains(r.Stderr, "no daemon answers for this network namespace: that one serves another") {
+		t.Errorf("elsewhere: %s", r)
+	}
+	stopped(t, d)
+}

@@ -3,7 +3,8 @@
 //
 // The lock belongs to the open file. The kernel frees it when the process ends,
 // however that happens. The file goes with an orderly end; one that stays is
-// nobody's, and what it says counts for nothing while nobody has the lock.
+// nobody's, what it says counts for nothing while nobody has the lock, and Sweep
+// takes it away.
 package lockfile
 
 import (
@@ -12,6 +13,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 )
 
 // maxNote is how much of a holder's note is read.
@@ -36,6 +38,7 @@ func Acquire(path string, note []byte) (io.Closer, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("lock file: %w", err)
 	}
+	held := 0
 	for range attempts {
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 		if err != nil {
@@ -46,6 +49,12 @@ func Acquire(path string, note []byte) (io.Closer, error) {
 			return place{f}, nil
 		}
 		_ = f.Close()
+		var other *HeldError
+		if errors.As(err, &other) && held < sweeps {
+			held++
+			time.Sleep(sweepTime)
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -56,6 +65,34 @@ func Acquire(path string, note []byte) (io.Closer, error) {
 
 // attempts is how often the file may be removed under our hands.
 const attempts = 100
+
+// Somebody's Sweep may have a place that is nobody's for a moment: a place is held
+// only if it is for longer than that.
+const (
+	sweeps    = 5
+	sweepTime = 20 * time.Millisecond
+)
+
+// Sweep removes the files of places in a folder that nobody has, and says how many:
+// killed processes leave theirs. It takes each place for as long as that lasts, so
+// it takes none from anybody.
+func Sweep(folder string) (removed int, err error) {
+	paths, err := filepath.Glob(filepath.Join(folder, "*.lock"))
+	if err != nil {
+		return 0, fmt.Errorf("sweep lock files: %w", err)
+	}
+	for _, path := range paths {
+		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		if err != nil {
+			continue // gone meanwhile
+		}
+		if lock(f) == nil && stands(f) && os.Remove(path) == nil {
+			removed++
+		}
+		_ = f.Close()
+	}
+	return removed, nil
+}
 
 // stands reports whether the path of a file leads to it still.
 func stands(f *os.File) bool {

@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -151,4 +152,74 @@ func awaitNote(t *testing.T, path, want string) {
 		time.Sleep(20 * time.Millisecond)
 	}
 	t.Fatal("the other process took no place")
+}
+
+// TestSweep: the files that nobody holds go, those of others and what is no place stay.
+func TestSweep(t *testing.T) {
+	dir := t.TempDir()
+	held, err := Acquire(filepath.Join(dir, "held.lock"), []byte("mine"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"left.lock", "left2.lock", "note.txt"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("of one that was killed"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wants := func(when string, want ...string) {
+		t.Helper()
+		list, err := filepath.Glob(filepath.Join(dir, "*"))
+		for i := range list {
+			list[i] = filepath.Base(list[i])
+		}
+		if err != nil || !slices.Equal(list, want) {
+			t.Errorf("%s: %v, %v", when, list, err)
+		}
+	}
+	if n, err := Sweep(dir); runtime.GOOS != "windows" && (n != 2 || err != nil) {
+		t.Errorf("swept %d, %v", n, err)
+	}
+	if runtime.GOOS == "windows" {
+		t.Skip("an open file cannot be removed here")
+	}
+	wants("swept", "held.lock", "note.txt")
+	if _, err := Acquire(filepath.Join(dir, "held.lock"), nil); err == nil {
+		t.Error("the place is free")
+	}
+	if err := held.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestSweepTakesNoPlace: who wants a place that is nobody's gets it, however many sweep.
+func TestSweepTakesNoPlace(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "place.lock")
+	var stop atomic.Bool
+	var sweepers sync.WaitGroup
+	for range 4 {
+		sweepers.Go(func() {
+			for !stop.Load() {
+				_, _ = Sweep(dir)
+				time.Sleep(time.Millisecond)
+			}
+		})
+	}
+	for range 200 {
+		if err := os.WriteFile(path, []byte("of one that was killed"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		l, err := Acquire(path, []byte("mine"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(path); err != nil {
+			t.Fatal("the place was swept away under its holder")
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stop.Store(true)
+	sweepers.Wait()
 }
