@@ -77,7 +77,11 @@ func opsOf(text string) []string {
 
 // start begins a process.
 func (m *machine) start() {
-	m.s = enforce.NewStepper(m.k, &m.k.store, m.w.opt)
+	if m.w.process == nil {
+		k := newKernel(&enforcetest.Table{})
+		m.w.process = enforce.NewStepper(k, &k.store, m.w.opt)
+	}
+	m.s = m.w.process.Clone(m.k, &m.k.store) // to make one takes longer
 	if err := m.s.Load(context.Background()); err != nil && !m.k.dead {
 		m.fault = "start: " + err.Error()
 	}

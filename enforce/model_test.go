@@ -3,6 +3,7 @@ package enforce_test
 import (
 	"flag"
 	"fmt"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"testing"
@@ -22,6 +23,7 @@ var (
 // TestModel explores the worlds: every order of their operations, the shortest first. In
 // none of the states that are reached may an invariant be broken.
 func TestModel(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(400)) // states are many and short-lived
 	for i := range worlds {
 		w := &worlds[i]
 		if named := listed(*modelWorld, w.name); *modelWorld != "" && !named || w.later && !named {

@@ -12,16 +12,17 @@ import (
 // world is a small place and what may happen in it. Every order of its operations is
 // tried, to a depth.
 type world struct {
-	name   string
-	about  string
-	ops    string // what may happen, as op says
-	before string // what has happened before: the first state
-	opt    enforce.Options
-	micro  bool // nothing follows by itself: the watch, the events and the readings are operations too
-	echo   bool // what culvert does is announced to it too
-	deaths bool // the process may die before each write of each of culvert's operations
-	six    bool // in IPv6
-	later  bool // explored when it is named alone, until what is found there is mended
+	name    string
+	about   string
+	ops     string // what may happen, as op says
+	before  string // what has happened before: the first state
+	opt     enforce.Options
+	micro   bool             // nothing follows by itself: the watch, the events and the readings are operations too
+	echo    bool             // what culvert does is announced to it too
+	deaths  bool             // the process may die before each write of each of culvert's operations
+	six     bool             // in IPv6
+	process *enforce.Stepper // that has not begun
+	later   bool             // explored when it is named alone, until what is found there is mended
 }
 
 // The links of every world.

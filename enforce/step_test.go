@@ -217,6 +217,22 @@ func isFlat(t reflect.Type) bool {
 	return true
 }
 
+var deeps = map[reflect.Type][]int{}
+
+// deepFields are the fields of a struct that an assignment does not copy.
+func deepFields(t reflect.Type) []int {
+	out, known := deeps[t]
+	if !known {
+		for i := range t.NumField() {
+			if !flat(t.Field(i).Type) {
+				out = append(out, i)
+			}
+		}
+		deeps[t] = out
+	}
+	return out
+}
+
 // open lets a value be written that was reached through an unexported field.
 func open(v reflect.Value) reflect.Value {
 	return reflect.NewAt(v.Type(), v.Addr().UnsafePointer()).Elem()
@@ -229,6 +245,7 @@ func (c *copier) copy(dst, src reflect.Value) {
 	}
 	switch t := src.Type(); {
 	case t == reflect.TypeFor[pacer]():
+		dst.SetZero()
 	case flat(t):
 		dst.Set(src)
 	case isAtomicPointer(t):
@@ -240,7 +257,8 @@ func (c *copier) copy(dst, src reflect.Value) {
 			dst.Addr().MethodByName("Store").Call([]reflect.Value{is})
 		})
 	case t.Kind() == reflect.Struct:
-		for i := range t.NumField() {
+		dst.Set(src)
+		for _, i := range deepFields(t) {
 			c.copy(dst.Field(i), src.Field(i))
 		}
 	case t.Kind() == reflect.Pointer:
@@ -258,7 +276,7 @@ func (c *copier) copy(dst, src reflect.Value) {
 	case t.Kind() == reflect.Map:
 		c.aMap(dst, src)
 	case t.Kind() == reflect.Chan:
-		dst.Set(reflect.MakeChan(t, min(src.Cap(), 64)))
+		dst.Set(reflect.MakeChan(t, min(src.Cap(), 4))) // what was in it has been taken: see after
 	}
 }
 
