@@ -2,12 +2,12 @@ package enforce_test
 
 import (
 	"context"
-	"flag"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
 
+	"github.com/culvert-project/culvert/enforce"
 	"github.com/culvert-project/culvert/enforce/enforcetest"
 	"github.com/culvert-project/culvert/enforce/plan"
 )
@@ -124,15 +124,19 @@ func (m *machine) isHeld(r *plan.Route) bool {
 	})
 }
 
-// counted: the sessions have counted what was done.
+// counted: the numbers are what was done, and no session has more than there is.
 func (m *machine) counted() string {
-	if !*modelCounts {
-		return ""
+	all := m.s.Totals()
+	if all != m.k.done {
+		return fmt.Sprintf("COUNT: counted %+v, done %+v", all, m.k.done)
 	}
-	removed, readded, restored := m.s.Counts()
-	if c := m.k.counts; c != (counts{removed, readded, restored}) {
-		return fmt.Sprintf("COUNT: counted %d removed, %d readded, %d restored; done %d, %d, %d",
-			removed, readded, restored, c.removed, c.readded, c.restored)
+	var sum enforce.Totals
+	for _, st := range m.s.Status().Sessions {
+		n := st.Totals()
+		sum = enforce.Totals{Removed: sum.Removed + n.Removed, Readded: sum.Readded + n.Readded, Restored: sum.Restored + n.Restored, Withdrawn: sum.Withdrawn + n.Withdrawn}
+	}
+	if sum.Removed > all.Removed || sum.Readded > all.Readded || sum.Restored > all.Restored || sum.Withdrawn > all.Withdrawn {
+		return fmt.Sprintf("COUNT: the sessions have %+v, in all there is %+v", sum, all)
 	}
 	return ""
 }
@@ -275,5 +279,3 @@ func (m *machine) between(r *plan.Route, twin []plan.Route) bool {
 	stayed := func(o plan.Route) bool { return o.Slot() == r.Slot() && !m.k.gone[o] }
 	return at >= 0 && slices.ContainsFunc(twin[:at], stayed) && slices.ContainsFunc(twin[at:], stayed)
 }
-
-var modelCounts = flag.Bool("counts", false, "hold the sessions' numbers to what was done")

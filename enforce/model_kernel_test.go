@@ -38,11 +38,8 @@ type kernel struct {
 
 	victim *plan.Route         // what a delete took
 	gone   map[plan.Route]bool // what culvert deleted and nobody added since
-	counts counts
+	done   enforce.Totals      // by the process that lives
 }
-
-// counts is what was really done.
-type counts struct{ removed, readded, restored uint64 }
 
 // announced is something that the table announced.
 type announced struct {
@@ -157,21 +154,23 @@ func (k *kernel) apply(a *plan.Action) (err error) {
 	switch a.Kind {
 	case plan.Put:
 		if err = k.put(a.Route, a.First); err == nil {
-			k.counts.readded++
+			k.done.Readded++
 		}
 	case plan.Restore:
 		if err = k.restore(a); err == nil {
-			k.counts.restored++
+			k.done.Restored++
 		}
 	case plan.Remove:
 		if err = k.remove(a.Route); err == nil {
-			k.counts.removed++
+			k.done.Removed++
 			for leg := range legs(&a.Route) {
 				k.gone[leg] = true
 			}
 		}
 	case plan.Withdraw:
-		err = k.remove(a.Route)
+		if err = k.remove(a.Route); err == nil {
+			k.done.Withdrawn++
+		}
 	}
 	return err
 }

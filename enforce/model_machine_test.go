@@ -186,7 +186,7 @@ func (m *machine) die() {
 		}
 	}
 	m.s, m.open, m.silent, m.lost = nil, map[string]opened{}, false, false
-	m.k.dead, m.k.watch, m.k.queue, m.k.own = false, false, nil, false
+	m.k.dead, m.k.watch, m.k.queue, m.k.own, m.k.done = false, false, nil, false, enforce.Totals{}
 	m.note()
 }
 
@@ -611,7 +611,7 @@ func (m *machine) key() []byte {
 		b = append(b, byte(a.change), byte(len(a.hint)))
 		b = enforce.AppendRoute(b, &a.route)
 	}
-	b = fmt.Append(b, '|', m.k.full, m.k.broken, m.k.watch, m.silent, m.lost, len(m.k.store.entries))
+	b = fmt.Append(b, '|', m.k.full, m.k.broken, m.k.watch, m.silent && len(m.k.store.entries) > 0, m.lost, len(m.k.store.entries))
 	if m.s == nil {
 		for i := range m.k.store.entries {
 			e := &m.k.store.entries[i]

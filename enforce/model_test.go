@@ -1,6 +1,7 @@
 package enforce_test
 
 import (
+	"bytes"
 	"flag"
 	"fmt"
 	"runtime/debug"
@@ -8,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/culvert-project/culvert/enforce/plan"
 )
 
 var (
@@ -119,6 +122,26 @@ func (m *machine) describe() string {
 			fmt.Fprintf(&b, "session: %s %s %q removed %d readded %d restored %d\n", st.Tunnel, st.State, st.Error, st.Removed, st.Readded, st.Restored)
 		}
 	}
-	fmt.Fprintf(&b, "%d announcements wait; done: %+v\n", len(m.k.queue), m.k.counts)
+	fmt.Fprintf(&b, "%d announcements wait; done: %+v\n", len(m.k.queue), m.k.done)
 	return b.String()
+}
+
+// TestModelStates: a state is what decides, not how it was reached, and a copy is as good
+// as the way walked again. Else the model would judge one state many times, or many as one.
+func TestModelStates(t *testing.T) {
+	begin := newMachine(worldNamed("kinds"))
+	m := begin.clone()
+	for _, op := range opsOf("add:P9w ; open:s8 ; add:P9w ; add:P10w ; close:tun0 ; open:s8 ; close:tun0 ; del:P9w") {
+		m.do(op)
+		copied, again := m.clone(), m.clone()
+		copied.do("open:s8")
+		if !bytes.Equal(m.key(), again.key()) {
+			t.Errorf("after %s a copy is not what it is a copy of, or is not independent", op)
+		}
+	}
+	p10 := worldRoutes["P10w"]
+	m.forgetRogue(m.routed(&p10), map[plan.Route]bool{})
+	if !bytes.Equal(m.key(), begin.key()) {
+		t.Errorf("what is undone leaves something:\n%q\n%q", m.key(), begin.key())
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/culvert-project/culvert/enforce/plan"
 )
@@ -19,10 +20,11 @@ var notState = map[string]bool{}
 
 func init() {
 	for in, names := range map[string]string{
-		"Enforcer": "sys journal opt log sink calls wakes ready known ended own view lastID names incidents told grouped " +
+		"Enforcer": "sys journal opt log sink calls wakes ready known ended own view lastID names incidents told grouped totals " +
 			"contests reported pace done asked closing notBack lives livesAt hinted lookedAt",
-		"heldRoutes":    "count at bySlot",
-		"Entry":         "ID Taken Since",
+		"heldRoutes":    "count at bySlot looks",
+		"heldRoute":     "of",
+		"Entry":         "ID Place Taken Since",
 		"session":       "tally unfit notes oneFamily split",
 		"SessionStatus": "",
 		"marks":         "store standing",
@@ -44,11 +46,25 @@ func (s *Stepper) AppendKey(b []byte) []byte {
 	if s.wanted {
 		b = append(b, 'w')
 	}
-	b = appendValue(b, reflect.ValueOf(e).Elem())
+	b = appendPlaces(appendValue(b, reflect.ValueOf(e).Elem()), e)
 	for i := range s.told {
 		ev := &s.told[i]
 		b = appendValue(b, reflect.ValueOf(ev).Elem())
 		b = appendBool(b, outlived(ev), e.lookedAt.Before(ev.Seen))
+	}
+	return b
+}
+
+// appendPlaces appends which of the held routes' places comes before which: the numbers
+// themselves only grow.
+func appendPlaces(b []byte, e *Enforcer) []byte {
+	var places []uint64
+	for h := range e.held.all() {
+		places = append(places, cmp.Or(h.Place, h.ID))
+	}
+	sorted := slices.Sorted(slices.Values(places))
+	for _, p := range places {
+		b = append(b, byte(slices.Index(sorted, p)))
 	}
 	return b
 }
@@ -118,6 +134,8 @@ func appendValue(b []byte, v reflect.Value) []byte {
 			return append(b, 0)
 		}
 		return append(appendPrefix(append(b, 1), (*x).Prefix), byte((*x).Session), byte((*x).Tunnel))
+	case *time.Time, *time.Duration:
+		return b
 	case *error:
 		if *x != nil {
 			b = append(b, (*x).Error()...)

@@ -14,9 +14,8 @@ import (
 // stands, and says its state as bytes: that is what the model check needs.
 type Stepper struct {
 	e      *Enforcer
-	told   []Event    // answered on the edge path, and not taken in yet
-	all    []*session // all there ever were
-	wanted bool       // a reading of the table is wanted
+	told   []Event // answered on the edge path, and not taken in yet
+	wanted bool    // a reading of the table is wanted
 }
 
 // NewStepper returns an Enforcer that has not loaded anything yet.
@@ -29,15 +28,6 @@ func (s *Stepper) after() {
 	if s.e.pace.timer != nil {
 		s.wanted = true
 		s.e.pace.stop()
-	}
-	for _, o := range s.e.sessions {
-		known := false
-		for _, k := range s.all {
-			known = known || k == o
-		}
-		if !known {
-			s.all = append(s.all, o)
-		}
 	}
 	for {
 		select {
@@ -132,15 +122,8 @@ func (s *Stepper) Status() (out Status) {
 	return out
 }
 
-// Counts returns what all sessions together have counted.
-func (s *Stepper) Counts() (removed, readded, restored uint64) {
-	for _, o := range s.all {
-		removed += o.tally.removed.Load()
-		readded += o.tally.readded.Load()
-		restored += o.tally.restored.Load()
-	}
-	return removed, readded, restored
-}
+// Totals returns what has been counted, of all sessions and of none.
+func (s *Stepper) Totals() Totals { return s.e.totals.totals() }
 
 // Clone returns an independent copy over another System and Journal.
 func (s *Stepper) Clone(sys System, j Journal) *Stepper {
@@ -233,6 +216,25 @@ func deepFields(t reflect.Type) []int {
 	return out
 }
 
+var (
+	tallyType = reflect.TypeFor[tally]()
+	tallies   = map[reflect.Type][]int{}
+)
+
+// talliesIn are the fields of a struct that are tallies.
+func talliesIn(t reflect.Type) []int {
+	out, known := tallies[t]
+	if !known && t.Kind() == reflect.Struct {
+		for i := range t.NumField() {
+			if t.Field(i).Type == tallyType {
+				out = append(out, i)
+			}
+		}
+		tallies[t] = out
+	}
+	return out
+}
+
 // open lets a value be written that was reached through an unexported field.
 func open(v reflect.Value) reflect.Value {
 	return reflect.NewAt(v.Type(), v.Addr().UnsafePointer()).Elem()
@@ -240,9 +242,6 @@ func open(v reflect.Value) reflect.Value {
 
 func (c *copier) copy(dst, src reflect.Value) {
 	dst, src = open(dst), open(src)
-	if src.Kind() == reflect.Struct {
-		c.seen[place{src.Addr().UnsafePointer(), src.Type()}] = dst.Addr()
-	}
 	switch t := src.Type(); {
 	case t == reflect.TypeFor[pacer]():
 		dst.SetZero()
@@ -293,8 +292,19 @@ func (c *copier) pointer(dst, src reflect.Value) {
 		dst.Set(to)
 		return
 	}
+	if t, ok := open(src).Interface().(*tally); ok && t.owner != nil { // it lies in its owner
+		var owner *session
+		c.copy(reflect.ValueOf(&owner).Elem(), reflect.ValueOf(&t.owner).Elem())
+		if to, ok := c.seen[at]; ok {
+			dst.Set(to)
+			return
+		}
+	}
 	to := reflect.New(src.Type().Elem())
 	c.seen[at] = to
+	for _, i := range talliesIn(src.Type().Elem()) { // others point at these
+		c.seen[place{src.Elem().Field(i).Addr().UnsafePointer(), tallyType}] = open(to.Elem().Field(i)).Addr()
+	}
 	c.copy(to.Elem(), src.Elem())
 	dst.Set(to)
 }
