@@ -12,6 +12,8 @@
 #define MAX_OWNERS 4	/* tunnels that may share a prefix */
 #define MAX_GATES 8	/* transports that may share a server address */
 #define ANY_PROTO 255	/* of a gate: whatever goes to the server is the transport */
+#define MAX_OPTIONS 40	/* IPv4 options, of which one without effect may be a byte */
+#define MAX_HEADERS 8	/* IPv6 extension headers */
 #define MAX_COUNTERS 16384
 #define MAX_SENDERS 4096
 #define MAX_DEVICES 16384

@@ -29,6 +29,7 @@ static __always_inline struct rule *look4(const void *header, struct packet *p)
 	p->dest[0] = ip.daddr;
 	p->proto = ip.protocol;
 	p->tos = ip.tos;
+	p->frag = ntohs(ip.frag_off) & IP_OFFSET;
 	p->upper = ip.ihl * 4;
 	return rule4(p->dest);
 }
@@ -48,6 +49,89 @@ static __always_inline struct rule *look6(const void *header, struct packet *p)
 	p->size = ntohs(ip.payload_len);
 	p->upper = sizeof(ip);
 	return rule6(p->dest);
+}
+
+/* ends4 and ends6 find where a packet ends that a source route sends by way of others. */
+static __always_inline bool ends4(const void *header, struct packet *p)
+{
+	__u32 at = sizeof(struct iphdr);
+	struct ipopt o;
+
+	for (int i = 0; i < MAX_OPTIONS && at + sizeof(o) <= p->upper; i++) {
+		if (peek(&o, (const struct ipopt *)(header + at)) || o.type == IPOPT_END)
+			return false;
+		if (o.type == IPOPT_LSRR || o.type == IPOPT_SSRR)
+			return o.next < o.len && at + o.len <= p->upper &&
+			       !peek(&p->final[0], (const __be32 *)(header + at + o.len - sizeof(p->final[0])));
+		if (o.type != IPOPT_NOOP && o.len < 2)
+			return false;
+		at += o.type == IPOPT_NOOP ? 1 : o.len;
+	}
+	return false;
+}
+
+static __always_inline bool ends6(const void *header, struct packet *p)
+{
+	struct routing h;
+	bool routed = false;
+
+	for (int i = 0; i < MAX_HEADERS; i++) {
+		const void *list = header + p->upper + sizeof(h);
+
+		if (p->proto != IPPROTO_HOPOPTS && p->proto != IPPROTO_DSTOPTS && p->proto != IPPROTO_ROUTING)
+			break;
+		if (peek(&h, (const struct routing *)(header + p->upper)))
+			break;
+		if (p->proto == IPPROTO_ROUTING && h.left && h.len >= 2) {
+			if (h.type == RH_TYPE_0)
+				list += (h.len / 2 - 1) * sizeof(p->final);
+			if (h.type == RH_TYPE_0 || h.type == RH_TYPE_2 || h.type == RH_SEGMENTS)
+				routed = !bpf_probe_read_kernel(p->final, sizeof(p->final), list);
+		}
+		p->proto = h.nexthdr;
+		p->upper += (h.len + 1) * 8;
+	}
+	return routed;
+}
+
+/* free is true where no header past the destination matters. */
+static __always_inline bool free(const struct rule *r, const struct nf_hook_state *state)
+{
+	return !r || r->class == CLASS_EXCLUDED || r->class == CLASS_IGNORED || owned(r, state->out->ifindex) ||
+	       returned(r, state->out);
+}
+
+/* transport: by protocol and port, and not of a guest where only this host may send it. Who on this host does is for leak to
+ * ask once the device has it. Whole packets come by here, but for a guest's. */
+static __always_inline bool transport(const struct sk_buff *skb, const void *header, const struct packet *p, const struct rule *r)
+{
+	struct ports ports = {};
+
+	peek(&ports, (const struct ports *)(header + p->upper));
+	for (int i = 0; i < MAX_GATES; i++) {
+		const struct gate *g = &r->gate[i];
+
+		if (i >= r->gates)
+			break;
+		if (g->from != FROM_ANY && skb->skb_iif)
+			continue;
+		if (g->proto == ANY_PROTO || (g->proto == p->proto && (p->frag || !g->port || g->port == ntohs(ports.dest))))
+			return true;
+	}
+	return false;
+}
+
+/* error_of_kernel: what the kernel answers to a packet of the server that finds nobody, as in leak. */
+static __always_inline bool error_of_kernel(const struct sk_buff *skb, const void *header, const struct packet *p)
+{
+	__u8 type = 0;
+
+	if (p->proto != (p->family == 6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP) || skb->skb_iif || !of_kernel(skb) ||
+	    peek(&type, (const __u8 *)(header + p->upper)))
+		return false;
+	if (p->family == 6)
+		return type < ICMPV6_ERRORS_END;
+	return type == ICMP_UNREACHABLE || type == ICMP_TIME_EXCEEDED || type == ICMP_PARAMETER;
 }
 
 /* of_link: neighbour discovery and DHCP of this host. leak looks closer once the device has it. */
@@ -123,6 +207,34 @@ static __always_inline void tell(const struct sk_buff *skb, const struct packet 
 
 /* ---- programs ---- */
 
+/* ruled finds the rule that a packet is to be judged by, NULL where it may go. One that goes on from a free address to another
+ * is judged by that. */
+static __always_inline struct rule *ruled(struct bpf_nf_ctx *ctx, const void *header, struct packet *p)
+{
+	bool six = ctx->state->pf == NFPROTO_IPV6;
+	struct rule *r = six ? look6(header, p) : look4(header, p);
+
+	p->routed = six ? ends6(header, p) : ends4(header, p);
+	if (!free(r, ctx->state))
+		return r;
+	if (!p->routed)
+		return NULL;
+	copy_address(p->dest, p->final);
+	r = six ? rule6(p->dest) : rule4(p->dest);
+	return free(r, ctx->state) ? NULL : r;
+}
+
+/* passes is true of what the tunnel or the link needs. */
+static __always_inline bool passes(const struct sk_buff *skb, const void *header, const struct packet *p, const struct rule *r,
+				   __u32 ifindex)
+{
+	if (p->routed)
+		return false;
+	if (to_many(p) || exempt(skb, header, p, r, ifindex))
+		return true;
+	return r->class == CLASS_SERVER && (transport(skb, header, p, r) || error_of_kernel(skb, header, p));
+}
+
 SEC("netfilter")
 int early(struct bpf_nf_ctx *ctx)
 {
@@ -136,9 +248,8 @@ int early(struct bpf_nf_ctx *ctx)
 
 	if (bpf_map_lookup_elem(&devices, &key.ifindex))
 		return NF_ACCEPT; /* leak sees it, or need not */
-	r = ctx->state->pf == NFPROTO_IPV6 ? look6(header, &p) : look4(header, &p);
-	if (!r || (r->class != CLASS_PROTECTED && r->class != CLASS_GATEWAY) || owned(r, key.ifindex) ||
-	    returned(r, ctx->state->out) || to_many(&p) || exempt(skb, header, &p, r, key.ifindex))
+	r = ruled(ctx, header, &p);
+	if (!r || passes(skb, header, &p, r, key.ifindex))
 		return NF_ACCEPT; /* where the policy lets it go */
 	key.prefix = r->id;
 	key.reason = REASON_EARLY;

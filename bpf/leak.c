@@ -9,9 +9,7 @@
 
 /* ---- constants ---- */
 
-#define MAX_TAGS 8     /* VLAN tags in the packet itself */
-#define MAX_OPTIONS 40 /* IPv4 options, of which one without effect may be a byte */
-#define MAX_HEADERS 8  /* IPv6 extension headers */
+#define MAX_TAGS 8 /* VLAN tags in the packet itself */
 
 char __license[] SEC("license") = "Dual BSD/GPL";
 
