@@ -204,7 +204,7 @@ type Totals struct {
 	Removed   uint64 `json:"removed"`   // conflicting routes deleted, repeats included
 	Readded   uint64 `json:"readded"`   // VPN routes and pinholes put (back)
 	Restored  uint64 `json:"restored"`  // held routes given back
-	Withdrawn uint64 `json:"withdrawn"` // routes of culvert's own taken away again
+	Withdrawn uint64 `json:"withdrawn"` // routes of culvert's own taken away again, and others' that give way for a moment to what comes back ahead
 }
 
 // Totals returns the session's share.

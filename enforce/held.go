@@ -23,9 +23,10 @@ type heldRoute struct {
 }
 
 func (h *heldRoutes) add(entries ...Entry) {
-	if h.at == nil {
-		h.at, h.bySlot = map[uint64]int{}, map[plan.Slot][]uint64{}
+	if len(h.at) == 0 {
+		h.at, h.bySlot = make(map[uint64]int, len(entries)), make(map[plan.Slot][]uint64, len(entries))
 	}
+	h.list = slices.Grow(h.list, len(entries))
 	for i := range entries {
 		e := &entries[i]
 		h.looks++

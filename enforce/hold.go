@@ -36,18 +36,29 @@ func (e *Enforcer) hold(routes []holding, placed bool) ([]uint64, error) {
 	now := time.Now()
 	entries := make([]Entry, len(routes))
 	ids := make([]uint64, len(routes))
-	for i, h := range routes {
+	for i := range routes {
+		h := &routes[i]
 		ids[i] = e.lastID + uint64(i) + 1
-		entries[i] = Entry{ID: ids[i], Route: h.route, Links: e.linkIDs(&h.route), Taken: e.uptime(now), Since: now, Place: h.place, First: h.first}
+		entries[i] = Entry{ID: ids[i], Route: h.route, Taken: e.uptime(now), Since: now, Place: h.place, First: h.first}
+		if i > 0 && sameWay(&h.route, &routes[i-1].route) { // as the most of a crowd
+			entries[i].Links, entries[i].Nets = entries[i-1].Links, entries[i-1].Nets
+			continue
+		}
+		entries[i].Links = e.linkIDs(&h.route)
 		if placed {
 			entries[i].Nets = plan.Nets(&h.route, e.link)
 		}
 	}
 	err := e.write(entries)
-	for i, h := range routes {
-		e.held.owe(ids[i], h.of)
+	for i := range routes {
+		e.held.owe(ids[i], routes[i].of)
 	}
 	return ids, err
+}
+
+// sameWay reports whether two routes lead by the same interface, in the same family.
+func sameWay(a, b *plan.Route) bool {
+	return a.Hop.Link == b.Hop.Link && !a.Multipath() && !b.Multipath() && a.Dst.Addr().Is4() == b.Dst.Addr().Is4()
 }
 
 // livesPause is how often lifetimes that were renewed are written down. Each router
@@ -147,13 +158,15 @@ func (e *Enforcer) displaced(err error) error {
 // deletes are made all the same: they hardly ever take a wrong one.
 func (e *Enforcer) holdAtRisk(actions []plan.Action) []uint64 {
 	var routes []holding
+	known := map[plan.Route]bool{}
 	for i := range actions {
 		a := &actions[i]
 		if a.Kind != plan.Remove {
 			continue
 		}
 		for _, o := range (*e.stay.Load())[a.Route.Dst] {
-			if a.Route.MayTake(&o) && !slices.ContainsFunc(routes, func(h holding) bool { return h.route.Same(o) }) {
+			if a.Route.MayTake(&o) && !known[o.Identity()] {
+				known[o.Identity()] = true
 				// First: it would have been found ahead of the one that was meant.
 				routes = append(routes, holding{route: o, first: true})
 			}

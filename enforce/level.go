@@ -341,7 +341,7 @@ func (e *Enforcer) isHeld(a *plan.Action) bool {
 // carried out, with the entry of each. What cannot be written down is not
 // deleted.
 func (e *Enforcer) writeDown(actions []plan.Action, placed bool) ([]plan.Action, []uint64) {
-	var routes []holding
+	routes := make([]holding, 0, e.mustWriteOf(actions))
 	for i := range actions {
 		switch a := &actions[i]; {
 		case e.mustWrite(a):
@@ -366,6 +366,16 @@ func (e *Enforcer) writeDown(actions []plan.Action, placed bool) ([]plan.Action,
 		}
 	}
 	return actions, ids
+}
+
+// mustWriteOf returns how many of the actions need an entry of their own.
+func (e *Enforcer) mustWriteOf(actions []plan.Action) (n int) {
+	for i := range actions {
+		if e.mustWrite(&actions[i]) {
+			n++
+		}
+	}
+	return n
 }
 
 // mustWrite reports whether a removal needs an entry of its own: one that is

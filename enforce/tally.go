@@ -36,7 +36,7 @@ func (t *tally) count(k plan.Kind) {
 		t.readded.Add(1)
 	case k == plan.Restore:
 		t.restored.Add(1)
-	case k == plan.Withdraw:
+	case k == plan.Withdraw, k == plan.Lift:
 		t.withdrawn.Add(1)
 	}
 	t.all.count(k)

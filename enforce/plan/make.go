@@ -401,7 +401,7 @@ func (m *maker) remove() {
 	slices.SortFunc(m.out.Shadowed, Compare)
 	removals = outsideIn(removals)
 	m.supersede(removals)
-	m.out.Actions = slices.Grow(m.out.Actions, len(removals)+len(m.in.Held))
+	m.out.Actions = slices.Grow(m.out.Actions, len(removals))
 	for _, a := range removals {
 		a.Hold = m.stood(&a.Route) || a.Held != 0 || m.mustReturn(&a.Route)
 		m.out.Actions = append(m.out.Actions, a)
@@ -518,10 +518,12 @@ func MustReturn(p *Policy, r *Route) bool {
 // that the system would have dropped by now.
 func (m *maker) restore() {
 	superseded := map[uint64]bool{}
-	for _, a := range m.out.Actions {
-		superseded[a.Held] = true
+	for i := range m.out.Actions {
+		if a := &m.out.Actions[i]; a.Held != 0 {
+			superseded[a.Held] = true
+		}
 	}
-	var back []Action
+	back := make([]Action, 0, m.due(superseded))
 	for i := range m.in.Held {
 		h := &m.in.Held[i]
 		if superseded[h.ID] {
@@ -540,8 +542,18 @@ func (m *maker) restore() {
 			back = append(back, Action{Kind: Restore, Route: f.rest, Held: h.ID, Place: cmp.Or(h.Place, h.ID), First: h.First, Age: h.Age})
 		}
 	}
-	orderRestore(back)
+	back = orderRestore(back)
 	m.out.Actions = append(append(m.out.Actions, m.lift(back)...), back...)
+}
+
+// due returns how many held routes may come back.
+func (m *maker) due(superseded map[uint64]bool) (n int) {
+	for i := range m.in.Held {
+		if !superseded[m.in.Held[i].ID] && m.fates[i].why == "" && Judge(m.p, &m.fates[i].rest).Decision != Conflict {
+			n++
+		}
+	}
+	return n
 }
 
 // withdraw deletes routes of ours that nothing wants any more.

@@ -38,7 +38,7 @@ func (m *maker) stays(r *Route) { m.stay = r.Slot() }
 // judgeCandidates judges the candidates by the refined policy. Those that need
 // not go are routes that stay, for the others of their slots.
 func (m *maker) judgeCandidates() {
-	slices.SortStableFunc(m.candidates, func(a, b candidate) int { return compareSlot(a.route.Slot(), b.route.Slot()) })
+	m.candidates = inOrder(m.candidates, func(a, b *candidate) int { return compareSlot(a.route.Slot(), b.route.Slot()) })
 	var stay Slot
 	for i := range m.candidates {
 		c := &m.candidates[i]
@@ -69,37 +69,76 @@ func outsideIn(removals []Action) []Action {
 			out = append(out, removals[i])
 		}
 	}
-	slices.SortStableFunc(out, func(a, b Action) int { return compareSlot(a.Route.Slot(), b.Route.Slot()) })
+	return inOrder(out, func(a, b *Action) int { return compareSlot(a.Route.Slot(), b.Route.Slot()) })
+}
+
+// inOrder returns the list in order, equals as they were. Its elements are large and
+// many: they are moved once, not at each step of the sort.
+func inOrder[T any](list []T, compare func(a, b *T) int) []T {
+	turns, sorted := turnsOf(list, compare)
+	if sorted {
+		return list
+	}
+	out := make([]T, len(list))
+	for i, from := range turns {
+		out[i] = list[from]
+	}
 	return out
+}
+
+// turnsOf returns the places of the elements in the order that they come in, and
+// whether that is the one that they have.
+func turnsOf[T any](list []T, compare func(a, b *T) int) (turns []int, sorted bool) {
+	turns, sorted = make([]int, len(list)), true
+	for i := range turns {
+		turns[i] = i
+		sorted = sorted && (i == 0 || compare(&list[i-1], &list[i]) <= 0)
+	}
+	if !sorted {
+		slices.SortFunc(turns, func(a, b int) int { return cmp.Or(compare(&list[a], &list[b]), cmp.Compare(a, b)) })
+	}
+	return turns, sorted
 }
 
 // orderRestore puts slots whose routes need no gateway before those that do,
 // for what holds a gateway must stand first. Within a slot the last removed
 // comes back first. What replaced another held route has that one's place.
-func orderRestore(back []Action) {
-	needs, free, subnet := map[Slot]bool{}, map[Slot]bool{}, map[Slot]bool{}
-	for i := range back {
-		r := &back[i].Route
-		s := r.Slot()
-		needs[s] = needs[s] || r.gated()
-		free[s] = free[s] || !r.gated()
-		subnet[s] = subnet[s] || r.Connected()
-	}
-	rank := func(s Slot) int {
-		switch {
-		case !needs[s]:
-			return 0
-		case subnet[s]: // other gateways are likely to wait for part of it
-			return 1
-		case free[s]: // or perhaps
-			return 2
-		}
-		return 3
-	}
-	slices.SortFunc(back, func(a, b Action) int {
-		x, y := a.Route.Slot(), b.Route.Slot()
-		return cmp.Or(cmp.Compare(rank(x), rank(y)), compareSlot(x, y), cmp.Compare(b.Place, a.Place))
+func orderRestore(back []Action) []Action {
+	turns, _ := turnsOf(back, func(a, b *Action) int {
+		return cmp.Or(compareSlot(a.Route.Slot(), b.Route.Slot()), cmp.Compare(b.Place, a.Place))
 	})
+	var ranks [4][]int // of whole slots, each in order
+	for len(turns) > 0 {
+		n, rank := firstSlot(back, turns)
+		ranks[rank] = append(ranks[rank], turns[:n]...)
+		turns = turns[n:]
+	}
+	out := make([]Action, 0, len(back))
+	for _, turn := range slices.Concat(ranks[:]...) {
+		out = append(out, back[turn])
+	}
+	return out
+}
+
+// firstSlot returns how many of the turns are of the first one's slot, and when it is
+// that slot's turn.
+func firstSlot(back []Action, turns []int) (n, rank int) {
+	var needs, free, subnet bool
+	slot := back[turns[0]].Route.Slot()
+	for ; n < len(turns) && back[turns[n]].Route.Slot() == slot; n++ {
+		r := &back[turns[n]].Route
+		gated := r.gated()
+		needs, free, subnet = needs || gated, free || !gated, subnet || r.Connected()
+	}
+	switch {
+	case !needs:
+		return n, 0
+	case subnet: // other gateways are likely to wait for part of it
+		return n, 1
+	case free: // or perhaps
+		return n, 2
+	}
+	return n, 3
 }
 
 // readHeldTwin notes that a held route stands, where others of its slot are held.
