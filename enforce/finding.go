@@ -27,6 +27,11 @@ func (e *Enforcer) takeIn(pl *plan.Plan) {
 			}
 		}
 	}
+	for _, f := range pl.Stranded {
+		if s := e.sessionOn(f.Link); s != nil {
+			s.unfit = append(s.unfit, "excluded "+f.Prefix.String()+" "+f.Text)
+		}
+	}
 	e.noteGateways(pl.Policy)
 	for i := range pl.Reported {
 		r := &pl.Reported[i]

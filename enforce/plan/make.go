@@ -119,6 +119,7 @@ type Plan struct {
 	// tunnel, and that cannot be got round.
 	Swallowed []Route
 	Unfit     []Finding // protected addresses that routing cannot protect
+	Stranded  []Finding // what is excluded and enters the tunnel all the same
 	Defaults  []Route   // the winning default route of each family, of those outside every tunnel
 }
 
@@ -134,7 +135,7 @@ func Make(in Input) Plan {
 	m := maker{in: in, p: in.Policy, seen: map[netip.Prefix]Route{}, owed: map[netip.Prefix]Route{}, bySlot: map[Slot][]int{}}
 	m.behind, m.ahead, m.nextHops = map[Route]bool{}, map[netip.Prefix]bool{}, map[Hop]bool{}
 	m.book, m.ways = newAddressBook(in.Links), newWays(in.Held)
-	m.paths = m.p.servers()
+	m.paths, m.excluded = m.p.servers(), m.p.exclusions()
 	m.sortHeld()
 	for r := range in.Table {
 		m.read(&r)
@@ -148,6 +149,7 @@ func Make(in Input) Plan {
 	m.withdraw()
 	m.swallowed()
 	m.unfit()
+	m.strand()
 	m.out.Policy = m.p
 	return m.out
 }
@@ -187,6 +189,7 @@ type maker struct {
 	behind     map[Route]bool        // of own: those that stand behind a rival
 	ahead      map[netip.Prefix]bool // of wanted: those that have to stand ahead of one
 	nextHops   map[Hop]bool          // gateways of excluded routes
+	excluded   map[netip.Prefix]*exclusion
 	lostWay    bool                  // no way to one of the servers is known now
 	out        Plan
 }
@@ -208,6 +211,7 @@ func (m *maker) read(r *Route) {
 	}
 	m.follow(r, v)
 	m.readExcluded(r, v)
+	m.readStaying(r, v)
 	if v.Shared && divisible(r) {
 		// Only the foreign legs can have to go: the tunnel's are its route.
 		rest := withLegs(*r, func(h Hop) bool { return h.Link == v.Entry.Tunnel })
