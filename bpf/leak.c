@@ -528,7 +528,9 @@ static __always_inline void keep_first(struct __sk_buff *skb, const struct fragm
 		bpf_map_update_elem(&fragments, f, &why, BPF_ANY);
 		return;
 	}
-	at = __sync_fetch_and_add(&t->next, 1) % TRAIN;
+	/* Adding and reading in one step is of Linux 5.12. Two that send at the same moment by one socket may get one place. */
+	__sync_fetch_and_add(&t->next, 1);
+	at = t->next % TRAIN;
 	t->first[at].id = *f;
 	t->first[at].why = why;
 }
