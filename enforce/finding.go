@@ -81,7 +81,7 @@ func (e *Enforcer) ruleFindings(s *session) (out []string) {
 	families := map[string]string{}
 	var order []string
 	for _, family := range []int{4, 6} {
-		before, _ := beforeMain(e.facts.Rules, family)
+		before, _ := BeforeMain(e.facts.Rules, family)
 		for _, r := range before {
 			what := e.ruleTakes(s, &r)
 			if what == "" {

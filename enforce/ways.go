@@ -40,19 +40,19 @@ type Rule struct {
 // mainTable is how a System calls the table that is enforced.
 const mainTable = "main"
 
-// asksMain reports whether every packet of the family asks main by this rule.
-func (r *Rule) asksMain(family int) bool {
-	return r.Family == family && r.Table == mainTable && !r.Selects && !r.Dst.IsValid() && r.Suppress < 0
+// AsksMain reports whether every packet of its family asks main by this rule.
+func (r *Rule) AsksMain() bool {
+	return r.Table == mainTable && !r.Selects && !r.Dst.IsValid() && r.Suppress < 0
 }
 
-// beforeMain returns the rules that are asked before main for a family, and whether
+// BeforeMain returns the rules that are asked before main for a family, and whether
 // main is asked at all. Systems without rules ask nothing but main.
-func beforeMain(rules []Rule, family int) (before []Rule, asked bool) {
+func BeforeMain(rules []Rule, family int) (before []Rule, asked bool) {
 	if rules == nil {
 		return nil, true
 	}
 	for _, r := range rules {
-		if r.asksMain(family) {
+		if r.Family == family && r.AsksMain() {
 			return before, true
 		}
 		if r.Family == family && r.Table != mainTable && r.Table != "local" {
@@ -121,7 +121,7 @@ func (e *Enforcer) verifiable(s *session, missing []netip.Prefix) bool {
 func (e *Enforcer) verifyRules(s *session) {
 	for _, family := range []int{4, 6} {
 		needs := func(p netip.Prefix) bool { return int(plan.FamilyOf(p)) == family && !slices.Contains(s.OtherTable, p) }
-		if _, asked := beforeMain(e.facts.Rules, family); asked || s.err != nil || !slices.ContainsFunc(without(s.Protect, s.muted()), needs) {
+		if _, asked := BeforeMain(e.facts.Rules, family); asked || s.err != nil || !slices.ContainsFunc(without(s.Protect, s.muted()), needs) {
 			continue
 		}
 		dash := map[int]string{4: "", 6: "-6 "}[family]
@@ -250,7 +250,7 @@ func (e *Enforcer) wrongWay(q question, w *Way) string {
 		return fmt.Sprintf("nothing leads to %s of %s, not even %s: %v; a rule or another table cuts it off", q.addr, q.prefix, s.name(), w.Err)
 	}
 	text := fmt.Sprintf("%s of %s does not enter %s: table %s is asked first and has %s", q.addr, q.prefix, s.name(), w.Table, e.text(&w.Route))
-	before, _ := beforeMain(e.facts.Rules, int(plan.FamilyOf(q.prefix)))
+	before, _ := BeforeMain(e.facts.Rules, int(plan.FamilyOf(q.prefix)))
 	i := slices.IndexFunc(before, func(r Rule) bool { return r.Table == w.Table })
 	switch {
 	case slices.Contains(s.OtherTable, q.prefix):

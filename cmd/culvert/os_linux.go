@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/culvert-project/culvert/cmd/culvert/internal/witness"
 	"github.com/culvert-project/culvert/enforce"
+	"github.com/culvert-project/culvert/enforce/plan"
 	"github.com/culvert-project/culvert/enforce/rtnl"
 )
 
@@ -70,10 +72,15 @@ func (l linux) lookup(ctx context.Context, q query) (answer, error) {
 // rules returns the policy rules of an address's family.
 func (l linux) rules(ctx context.Context, dst netip.Addr) (out []witness.Rule, err error) {
 	rules, err := l.Rules(ctx)
+	var all []enforce.Rule
 	for _, r := range rules {
 		if (r.Family == 6) == dst.Is6() {
-			out = append(out, witness.Rule{Priority: r.Priority, Table: ruleTable(r), Text: r.Text})
+			all = append(all, r.Rule())
 		}
+	}
+	before, _ := enforce.BeforeMain(all, int(plan.FamilyOf(netip.PrefixFrom(dst, dst.BitLen()))))
+	for _, r := range all {
+		out = append(out, witness.Rule{Table: r.Table, Text: r.Text, BeforeMain: slices.Contains(before, r)})
 	}
 	return out, err
 }

@@ -31,10 +31,3 @@ func wayOf(ctx context.Context, sys system, name func(int) string, p witness.Pac
 	way.Rules, err = l.rules(ctx, p.Dst)
 	return way, err
 }
-
-func ruleTable(r rtnl.Rule) string {
-	if r.Table == 0 {
-		return ""
-	}
-	return rtnl.TableName(r.Table)
-}

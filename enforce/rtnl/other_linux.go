@@ -24,9 +24,9 @@ func (s *System) otherTables(ctx context.Context, f *enforce.Facts, rules []Rule
 		if r.goesOn || r.Text == "" {
 			continue
 		}
-		rule := r.rule()
+		rule := r.Rule()
 		f.Rules = append(f.Rules, rule)
-		if r.Table == unix.RT_TABLE_MAIN && !r.Selects && !r.Dst.IsValid() && r.Suppress < 0 {
+		if rule.AsksMain() {
 			mainSeen[r.Family] = true
 		}
 		if r.Table != 0 && r.Table != unix.RT_TABLE_MAIN && !mainSeen[r.Family] {
@@ -56,8 +56,8 @@ func (s *System) otherTables(ctx context.Context, f *enforce.Facts, rules []Rule
 	return nil
 }
 
-// rule is a rule as the Enforcer takes it.
-func (r Rule) rule() enforce.Rule {
+// Rule is a rule as the Enforcer takes it.
+func (r Rule) Rule() enforce.Rule {
 	out := enforce.Rule{Family: int(r.Family), Dst: r.Dst, Selects: r.Selects, Suppress: r.Suppress, Text: r.Text}
 	if r.Table != 0 {
 		out.Table = TableName(r.Table)

@@ -8,14 +8,10 @@ import (
 
 // Rule is a policy rule, in the words of ip-rule(8).
 type Rule struct {
-	Priority uint32
-	Table    string // that it asks, or ""
-	Text     string
+	Table      string // that it asks, or ""
+	Text       string
+	BeforeMain bool // it takes packets from table main
 }
-
-// mainPriority is where every system asks table main. Rules behind it take
-// nothing from it.
-const mainPriority = 32766
 
 // Match says whether the rule is for the packet. It is not known where the rule
 // has words that are not understood, and the others fit.
@@ -172,10 +168,7 @@ func byTable(rules []Rule, table string, p *Packet) string {
 // lookup cannot be told: where it came from.
 func bySelector(rules []Rule, p *Packet) string {
 	for _, r := range rules {
-		if r.Priority >= mainPriority || r.Table == "local" || r.Table == "main" || r.Table == "" {
-			continue
-		}
-		if bySource(r.Text) && r.matches(p) {
+		if r.BeforeMain && r.Table != "" && bySource(r.Text) && r.matches(p) {
 			return r.Text
 		}
 	}

@@ -71,11 +71,11 @@ func TestRuleMatches(t *testing.T) {
 }
 
 func TestExplain(t *testing.T) {
-	main := Rule{32766, "main", "32766: from all lookup main"}
-	mark := Rule{100, "100", "100: from all fwmark 0x2a/0xffffffff lookup 100"}
-	other := Rule{90, "100", "90: from all uidrange 1-2 lookup 100"}
-	iif := Rule{100, "100", "100: from all iif cont0 lookup 100"}
-	from := Rule{100, "100", "100: from 10.77.0.0/24 lookup 100"}
+	main := Rule{"main", "32766: from all lookup main", false}
+	mark := Rule{"100", "100: from all fwmark 0x2a/0xffffffff lookup 100", true}
+	other := Rule{"100", "90: from all uidrange 1-2 lookup 100", true}
+	iif := Rule{"100", "100: from all iif cont0 lookup 100", true}
+	from := Rule{"100", "100: from 10.77.0.0/24 lookup 100", true}
 	out := Way{Route: "172.31.1.0/24 dev eth0", Table: "main", Links: []int{2}, Rules: []Rule{mark, main}}
 	into := Way{Route: "172.31.0.0/16 dev tun0", Table: "main", Links: []int{7}, Rules: []Rule{mark, main}}
 	with := func(w Way, rules ...Rule) Way { w.Rules = append(rules, main); return w }
@@ -100,11 +100,12 @@ func TestExplain(t *testing.T) {
 		{"early", seen{id: who{device: 2, reason: loader.LeakEarly}}, into, "early: by an interface too new to have a program"},
 		{"rule for a mark", seen{id: who{device: 2, reason: leak}, mark: 0x2a}, with(table(out, "100"), other, mark), "rule: rule " + mark.Text + ", 172.31.1.0/24 dev eth0"},
 		{"rule that is not understood", seen{id: who{device: 2, reason: leak}}, with(table(out, "100"), other), "rule: rule " + other.Text + ", 172.31.1.0/24 dev eth0"},
-		{"wg-quick's rule leads into the tunnel", seen{id: who{device: 2, reason: leak}}, with(table(into, "51820"), Rule{100, "51820", "100: not from all fwmark 0xca6c lookup 51820"}), "in-flight: no route"},
+		{"wg-quick's rule leads into the tunnel", seen{id: who{device: 2, reason: leak}}, with(table(into, "51820"), Rule{"51820", "100: not from all fwmark 0xca6c lookup 51820", true}), "in-flight: no route"},
 		{"rule for a source", seen{id: who{device: 2, reason: leak}, src: netip.MustParseAddr("10.77.0.20")}, with(into, from), "rule: rule " + from.Text},
 		{"rule for another source", seen{id: who{device: 2, reason: leak}, src: netip.MustParseAddr("10.78.0.20")}, with(into, from), "in-flight: no route"},
 		{"forwarded", seen{id: container}, with(into, mark), "forwarded: forwarded from cont0 (192.168.9.2)"},
 		{"forwarded by a rule", seen{id: container}, with(into, iif), "rule: forwarded from cont0 (192.168.9.2); rule " + iif.Text},
+		{"a rule behind main's takes nothing from it", seen{id: container}, with(into, Rule{"100", iif.Text, false}), "forwarded: forwarded from cont0 (192.168.9.2)"},
 		{"route", seen{id: who{device: 2, reason: leak}}, out, "route: route 172.31.1.0/24 dev eth0"},
 		{"route that is gone", seen{id: who{device: 2, reason: leak}}, into, "in-flight: no route leads there now"},
 		{"no route", seen{id: who{device: 2, reason: leak}}, Way{Refused: true}, "in-flight: no route leads there now"},
