@@ -65,6 +65,9 @@ type Witness struct {
 // It needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN; CAP_SYS_ADMIN as well to guard where no BPF file system is mounted that
 // it may write to, and when the calling thread is not in the process's own namespace.
 func Open(opts Options) (*Witness, error) {
+	if len(_LeakBytes) == 0 {
+		return nil, fmt.Errorf("%w: its byte order is one that the eBPF programs are not built for", ErrUnsupported)
+	}
 	opts = opts.withDefaults()
 	ns, err := openNamespace()
 	if err != nil {
