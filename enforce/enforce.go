@@ -5,7 +5,9 @@
 //
 //   - the edge: each route that the system announces is judged on arrival
 //     against the policy alone and answered at once; the answer's cost does not
-//     depend on the size of the table;
+//     depend on the size of the table. Until the table has been read by a
+//     new policy, only what conflicted with the one before is deleted at once: the
+//     rest may have stood before, and is written down first;
 //   - the level: a dump of the table is judged whole, at start, at every policy
 //     change, whenever something was or may have been missed, and on a slow
 //     timer. Events are hints, the dump is the truth.
@@ -40,8 +42,7 @@ type System interface {
 
 	// Apply carries out Put, Remove, Restore and Withdraw in order, passes over
 	// Forget, and returns one error per action. Adding what is there and
-	// deleting what is gone are successes: nil, or ErrAlready where the System
-	// can tell. A Remove or Withdraw deletes the very route that it names or
+	// deleting what is gone are ErrAlready, which is a success. A Remove or Withdraw deletes the very route that it names or
 	// nothing.
 	Apply(ctx context.Context, actions []plan.Action) []error
 
