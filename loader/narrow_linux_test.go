@@ -594,6 +594,21 @@ func TestUnseen(t *testing.T) {
 	soon(t, "they have gone", func() bool { return len(s.status().Unseen) == 0 })
 }
 
+// TestUnseenRoutes: a route that wraps its packets is told, of whatever table, until it has gone.
+func TestUnseenRoutes(t *testing.T) {
+	s := newStage(t, Options{Recheck: 20 * time.Millisecond})
+	s.host.run("ip -6 route add 2001:db8:5::/48 dev h0")
+	if err := s.host.runs("ip -6 route add 2001:db8:6::/48 table 77 encap seg6 mode encap segs fd00::1 dev h0"); err != nil {
+		testenv.Lacking(t, "%v", err)
+	}
+	soon(t, "it is told", func() bool {
+		list := s.status().Unseen
+		return len(list) == 1 && strings.Contains(list[0], "route 2001:db8:6::/48 (seg6)")
+	})
+	s.host.run("ip -6 route del 2001:db8:6::/48 table 77")
+	soon(t, "it has gone", func() bool { return len(s.status().Unseen) == 0 })
+}
+
 // TestRedirectedOut: what another program leads from the way in of one interface to the way out of another leaves the host.
 func TestRedirectedOut(t *testing.T) {
 	s := newStage(t, Options{})

@@ -30,6 +30,7 @@ func (w *Witness) lookUnseen(links []netlink.Link) {
 		list = append(list, fmt.Sprintf("nft chain %q of table netdev %q is before the witness on the way out of %s, and may rewrite or redirect packets",
 			c.name, c.table, cmp.Or(strings.Join(c.devices, ", "), "an interface")))
 	}
+	list = append(list, w.wrapping.look(w.opts.Recheck)...)
 	slices.Sort(list)
 	if !slices.Equal(list, w.status.Unseen) && len(list) > 0 {
 		w.log.Info("the witness may not see everything", "by", list)

@@ -51,11 +51,12 @@ type Witness struct {
 	subnets      subnets          // as the programs know them
 	devices      map[int]*device
 	vlans        map[leakVlanKey]uint32 // as the programs know them
-	held         map[string]*anchor     // hooks that are not an interface's, by name
-	former       []link.Link            // such of a guard with maps of another layout, until the first Set
-	opened       bool                   // interfaces from now on are new
-	configured   bool                   // Set was called: what a guard knew is superseded
-	old          bool                   // pinned maps of another layout still serve until the first Set
+	wrapping     wrapping
+	held         map[string]*anchor // hooks that are not an interface's, by name
+	former       []link.Link        // such of a guard with maps of another layout, until the first Set
+	opened       bool               // interfaces from now on are new
+	configured   bool               // Set was called: what a guard knew is superseded
+	old          bool               // pinned maps of another layout still serve until the first Set
 	closeErr     error
 }
 
