@@ -31,6 +31,22 @@
 // A clsact filter goes before the BPF filters of its priority, the first that takes it. One that comes later there, or is
 // of another kind and stands before it, hides packets from it when it ends the chain. That is not looked for.
 //
+// An ingress qdisc takes a filter for the way out too, and runs it on the way in. Beside one no filter of ours is attached,
+// and [Interface].Err says so.
+//
+// # What stands on what
+//
+// A packet may leave by several interfaces in turn: a bridge and its port, a VLAN and what it sits on. It belongs to the
+// uppermost: what is exempt there, or is its tunnel's own, is so at each below it. A port's master is known to the programs,
+// a VLAN by its tags, a macvlan or ipvlan by the route that the kernel noted on the packet. What the one below sends itself
+// has none of these, and is judged there.
+//
+// Where a packet is seen again below, the upper interface's sum says so ([Counter].Upper), packet by packet. That is so of
+// kinds whose frames can be read below: a DSA switch's ports, HSR and batman-adv count by themselves.
+//
+// Sums of an interface that goes are told once more as its own, and are then part of one sum for all that are gone
+// ([Counter].Interface 0): no number of interfaces fills the table.
+//
 // # New interfaces
 //
 // An interface is heard of when it is made, still down, and has its program some hundreds of microseconds later
