@@ -73,13 +73,34 @@ func TestBesideIngress(t *testing.T) {
 	if after := users(); after != before {
 		t.Errorf("it was\n%s\nand is\n%s", before, after)
 	}
-	s.host.run("tc qdisc del dev h0 ingress")
-	s.host.run("tc qdisc add dev h0 clsact")
+	s.unseen(func() { // a recheck in between would put a qdisc of our own there
+		s.host.run("tc qdisc del dev h0 ingress")
+		s.host.run("tc qdisc add dev h0 clsact")
+	})
 	soon(t, "it is watched where there is a way out", func() bool { return s.iface("h0").Mode == ModeClsact && s.iface("h0").Err == nil })
 	s.send(0, false)
 	s.w.Close()
 	if got := s.host.output("tc qdisc show dev h0"); !strings.Contains(got, "clsact") {
 		t.Errorf("the user's empty clsact was taken away: %s", got)
+	}
+}
+
+// unseen runs f while the witness looks at nothing.
+func (s *stage) unseen(f func()) {
+	s.t.Helper()
+	held, end, ended := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	go func() { ended <- s.w.do(func() error { close(held); <-end; return nil }) }()
+	defer func() {
+		close(end)
+		if err := <-ended; err != nil {
+			s.t.Error(err)
+		}
+	}()
+	select {
+	case <-held:
+		f()
+	case err := <-ended:
+		ended <- err
 	}
 }
 
