@@ -297,3 +297,25 @@ func TestLifetimeAnnouncedLater(t *testing.T) {
 		t.Errorf("restored with %d s of life, %d s of them spent", back.Route.Expires, back.Age)
 	}
 }
+
+// TestHeldNumbers: each held route has a number of its own, and none is 0: by it the
+// journal crosses out.
+func TestHeldNumbers(t *testing.T) {
+	sys, j := newHost(t), &enforcetest.Journal{}
+	for _, dst := range []string{"172.31.5.0/24", "172.31.6.0/24"} {
+		add(t, sys, via(dst, "192.168.1.66", eth0))
+	}
+	e, _ := run(t, sys, j, enforce.Options{RestoreAll: true})
+	open(t, e, split)
+	for i, dst := range []string{"172.31.7.0/24", "172.31.8.0/24"} {
+		add(t, sys, via(dst, "192.168.1.66", eth0))
+		eventually(t, "it is held", func() bool { return len(j.Entries()) == i+3 })
+	}
+	seen := map[uint64]bool{0: true}
+	for _, h := range j.Entries() {
+		if seen[h.ID] {
+			t.Errorf("the number %d is given twice, or says nothing: %+v", h.ID, j.Entries())
+		}
+		seen[h.ID] = true
+	}
+}
