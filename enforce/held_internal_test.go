@@ -3,6 +3,7 @@ package enforce
 import (
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/culvert-project/culvert/enforce/plan"
 )
@@ -26,6 +27,25 @@ func TestStaleNewsRenewsNothing(t *testing.T) {
 		}
 		for h := range e.held.all() {
 			e.forget(h.ID)
+		}
+	}
+}
+
+// TestUptimeGoesOn: between two looks at the interfaces the age of what is held grows.
+func TestUptimeGoesOn(t *testing.T) {
+	e := New(nil, noJournal{}, Options{})
+	now := time.Now()
+	if e.facts.Uptime = time.Hour; e.uptime(now) != time.Hour {
+		t.Errorf("before the first look: %v", e.uptime(now))
+	}
+	e.lookedAt = now.Add(-10 * time.Minute)
+	if got := e.uptime(now); got != 70*time.Minute {
+		t.Errorf("ten minutes after a look at one hour: %v", got)
+	}
+	e.held.add(Entry{ID: 1, Taken: 65 * time.Minute}, Entry{ID: 2, Taken: 5 * time.Hour})
+	for _, h := range e.planHeld() {
+		if want := map[uint64]uint32{1: 300, 2: 0}[h.ID]; h.Age < want || h.Age > want+60 {
+			t.Errorf("the age of %d is %d s, want %d", h.ID, h.Age, want)
 		}
 	}
 }
