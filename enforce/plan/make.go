@@ -190,7 +190,7 @@ type maker struct {
 	ahead      map[netip.Prefix]bool // of wanted: those that have to stand ahead of one
 	nextHops   map[Hop]bool          // gateways of excluded routes
 	excluded   map[netip.Prefix]*exclusion
-	lostWay    bool                  // no way to one of the servers is known now
+	lostWay    bool // no way to one of the servers is known now
 	out        Plan
 }
 

@@ -119,4 +119,3 @@ func relabel(r *plan.Route) {
 		r.Protocol, r.Origin = unix.RTPROT_RA, plan.Leased
 	}
 }
-
