@@ -37,7 +37,7 @@ var start []byte
 
 // Bounds of a run. An emulated processor on a busy machine is slow.
 const (
-	bootBound = 5 * time.Minute
+	bootBound = 15 * time.Minute
 	caseBound = 10 * time.Minute
 )
 
