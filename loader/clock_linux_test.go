@@ -69,10 +69,10 @@ func TestTimeNamespace(t *testing.T) {
 	}
 	for name, by := range map[string]time.Duration{"ahead": 24 * time.Hour, "behind": -bootNow() / 2} {
 		t.Run(name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 			defer cancel()
 			s := strconv.Itoa(int(by / time.Second))
-			cmd := exec.CommandContext(ctx, "unshare", "--time", "--fork", "--boottime="+s, "--monotonic="+s, os.Args[0], "-test.run=^TestTimeNamespace$", "-test.v")
+			cmd := exec.CommandContext(ctx, "unshare", "--time", "--fork", "--kill-child", "--boottime="+s, "--monotonic="+s, os.Args[0], "-test.run=^TestTimeNamespace$", "-test.v")
 			cmd.Env = append(os.Environ(), inside+"=1")
 			if out, err := cmd.CombinedOutput(); err != nil {
 				t.Errorf("%v:\n%s", err, out)
