@@ -36,7 +36,7 @@ base=(bash dash coreutils grep sed kmod util-linux debianutils bsdutils hostname
 # A module's dependencies come along. What is built in, or unknown, is no loss.
 modules="veth tun dummy macvlan ipvlan 8021q bridge bonding vrf wireguard overlay sch_ingress cls_bpf act_gact
 	sch_fq_codel nf_tables nft_chain_nat nft_masq nft_compat nf_nat nf_conntrack af_packet_diag ip_gre seg6 mpls_iptunnel
-	ifb act_mirred cls_u32"
+	ifb act_mirred cls_u32 vxlan"
 
 say() { echo "kernels: $*" >&2; }
 

@@ -350,7 +350,7 @@ func TestWaysThatExplain(t *testing.T) {
 		{"by table local", who{device: 2, reason: leak}, 7, true, Way{Table: "local", Links: []int{2}}, "in-flight: no route", 1},
 		{"no rule has the table", who{device: 2, reason: leak}, 7, true, Way{Table: "100", Links: []int{2}}, "in-flight: no route", 1},
 		{"refused in another table", who{device: 2, reason: leak}, 7, true,
-			Way{Table: "100", Refused: true, Rules: []Rule{{100, "100", "100: from all lookup 100"}}}, "in-flight: no route", 1},
+			Way{Table: "100", Refused: true, Rules: []Rule{{"100", "100: from all lookup 100", true}}}, "in-flight: no route", 1},
 	} {
 		fake := sys(c.way)
 		s := seen{id: c.id, to: to, tunnel: c.tunnel, present: c.present}
