@@ -3,6 +3,7 @@ package enforce
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/culvert-project/culvert/enforce/plan"
 )
@@ -285,7 +286,15 @@ func (e *Enforcer) mustWriteFirst(ev *Event, v plan.Verdict) {
 	held := e.held.superseded(&ev.Route)
 	a := &ev.Answer
 	hold := held != 0 || a.stood || a.Verdict.Decision != plan.Conflict || plan.MustReturn(e.policy(), &ev.Route)
-	e.written.actions = append(e.written.actions, plan.Action{Kind: plan.Remove, Route: ev.Route, Verdict: v, Hold: hold, Held: held})
+	e.written.actions = append(e.written.actions, plan.Action{Kind: plan.Remove, Route: ev.Route, Verdict: v, Hold: hold, Held: held,
+		First: e.comesFirst(&ev.Route, v.Entry)})
+}
+
+// comesFirst reports whether no route stays that a new one of its slot stands behind, as
+// far as the last reading knows.
+func (e *Enforcer) comesFirst(r *plan.Route, en *plan.Entry) bool {
+	behind := func(o plan.Route) bool { return o.Slot() == r.Slot() }
+	return r.Dst.Addr().Is4() && !(en != nil && behind(en.Route)) && !slices.ContainsFunc((*e.stay.Load())[r.Dst], behind)
 }
 
 // removeWritten writes down what was noted, then deletes it.

@@ -1,6 +1,7 @@
 package enforce
 
 import (
+	"cmp"
 	"iter"
 	"slices"
 
@@ -128,3 +129,42 @@ func (h *heldRoutes) superseded(r *plan.Route) uint64 {
 		}
 	}, r)
 }
+
+// demote lets those of a restored route's slot that stood behind it, and stay held while it
+// comes back, come back behind others. It returns what changed.
+func (h *heldRoutes) demote(back *plan.Action, comes func(id uint64) bool) (out []Entry) {
+	var left []*Entry
+	for _, id := range h.bySlot[back.Route.Slot()] {
+		o := h.get(id)
+		if o.First && o.place() > back.Place && !comes(id) {
+			left = append(left, o)
+		}
+	}
+	if len(left) == 0 {
+		return nil
+	}
+	slices.SortFunc(left, func(a, b *Entry) int { return cmp.Compare(a.place(), b.place()) })
+	places := make([]uint64, len(left))
+	for i, o := range left { // of those that come back behind, the first has the highest
+		places[len(left)-1-i] = o.place()
+	}
+	for i, o := range left {
+		o.First, o.Place = false, places[i]
+		out = append(out, *o)
+	}
+	return out
+}
+
+// lastPlace returns the place of the last of those in a slot that come back behind others,
+// or 0: what comes behind all of them has it too.
+func (h *heldRoutes) lastPlace(s plan.Slot) (last uint64) {
+	for _, id := range h.bySlot[s] {
+		if o := h.get(id); !o.First && (last == 0 || o.place() < last) {
+			last = o.place()
+		}
+	}
+	return last
+}
+
+// place is the entry's place among those of its slot: see plan.Held.
+func (e *Entry) place() uint64 { return cmp.Or(e.Place, e.ID) }

@@ -319,3 +319,27 @@ func TestHeldNumbers(t *testing.T) {
 		seen[h.ID] = true
 	}
 }
+
+// TestRenewedBelongsToItsNetwork: the newer copy of a held route is forgotten with the
+// network that the older one belonged to.
+func TestRenewedBelongsToItsNetwork(t *testing.T) {
+	sys := newHost(t)
+	r := via("172.31.5.0/24", "192.168.1.66", eth0)
+	add(t, sys, r)
+	e, _ := run(t, sys, &enforcetest.Journal{}, enforce.Options{})
+	removed := open(t, e, split).Removed
+	add(t, sys, enforcetest.WithExtra(r, "mtu 1400"))
+	eventually(t, "the newer copy is held", func() bool {
+		st := status(t, e)
+		return st.Removed == removed+1 && len(st.Held) == 1
+	})
+	do(t, sys, 0, func(tb *enforcetest.Table) error { return tb.RemoveAddress(eth0, pfx("192.168.1.10/24")) })
+	eventually(t, "it is forgotten", func() bool { return len(status(t, e).Held) == 0 })
+	do(t, sys, 0, func(tb *enforcetest.Table) error { return tb.AddAddress(eth0, pfx("192.168.1.10/24")) })
+	if _, err := e.Close(t.Context(), "tun0"); err != nil {
+		t.Fatal(err)
+	}
+	if lines := linesOf(sys, "172.31.5.0/24"); len(lines) > 0 {
+		t.Errorf("came back: %s", lines)
+	}
+}

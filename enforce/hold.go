@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -15,13 +16,14 @@ type holding struct {
 	route plan.Route
 	place uint64 // of the older copy that it replaces; 0: a place of its own
 	first bool
-	of    *tally // of the session for which it is removed; nil where that is not known
+	nets  []netip.Prefix // of its interfaces, when it is not read together with the facts
+	of    *tally         // of the session for which it is removed; nil where that is not known
 }
 
 // replacing is a holding that has the place of a held route, when the ID is one.
 func (e *Enforcer) replacing(id uint64, r *plan.Route, first bool) holding {
 	if h := e.held.get(id); h != nil {
-		return holding{route: *r, place: cmp.Or(h.Place, h.ID), first: h.First, of: e.held.tally(id)}
+		return holding{route: *r, place: cmp.Or(h.Place, h.ID), first: h.First, nets: h.Nets, of: e.held.tally(id)}
 	}
 	return holding{route: *r, first: first}
 }
@@ -39,8 +41,8 @@ func (e *Enforcer) hold(routes []holding, placed bool) ([]uint64, error) {
 	for i := range routes {
 		h := &routes[i]
 		ids[i] = e.lastID + uint64(i) + 1
-		entries[i] = Entry{ID: ids[i], Route: h.route, Taken: e.uptime(now), Since: now, Place: h.place, First: h.first}
-		if i > 0 && sameWay(&h.route, &routes[i-1].route) { // as the most of a crowd
+		entries[i] = Entry{ID: ids[i], Route: h.route, Taken: e.uptime(now), Since: now, Place: h.place, First: h.first, Nets: h.nets}
+		if i > 0 && placed && sameWay(&h.route, &routes[i-1].route) { // as the most of a crowd
 			entries[i].Links, entries[i].Nets = entries[i-1].Links, entries[i-1].Nets
 			continue
 		}
@@ -59,6 +61,33 @@ func (e *Enforcer) hold(routes []holding, placed bool) ([]uint64, error) {
 // sameWay reports whether two routes lead by the same interface, in the same family.
 func sameWay(a, b *plan.Route) bool {
 	return a.Hop.Link == b.Hop.Link && !a.Multipath() && !b.Multipath() && a.Dst.Addr().Is4() == b.Dst.Addr().Is4()
+}
+
+// demote has the routes that stay held come back behind those of their slot that now come
+// back before them. It is written down first: a crash in between leaves the others held too.
+func (e *Enforcer) demote(actions []plan.Action) {
+	var entries []Entry
+	var coming map[uint64]bool // asked for where equals are held alone
+	comes := func(id uint64) bool {
+		if coming == nil {
+			coming = map[uint64]bool{}
+			for i := range actions {
+				coming[actions[i].Held] = actions[i].Kind == plan.Restore
+			}
+		}
+		return coming[id]
+	}
+	for i := range actions {
+		if a := &actions[i]; a.Kind == plan.Restore && a.First {
+			entries = append(entries, e.held.demote(a, comes)...)
+		}
+	}
+	if len(entries) == 0 {
+		return
+	}
+	if err := e.journal.Hold(entries); err != nil {
+		e.log.error("the places of held routes are not written down", "routes", len(entries), "err", err)
+	}
 }
 
 // livesPause is how often lifetimes that were renewed are written down. Each router

@@ -296,6 +296,7 @@ func (e *Enforcer) carryOut(ctx context.Context, actions []plan.Action, on occas
 	// finds them there.
 	e.markActions(actions)
 	atRisk := e.holdAtRisk(actions)
+	e.demote(actions)
 	errs := e.apply(ctx, actions, e.tallyFor)
 	// A crash here leaves the entries of what was deleted, which is right, and
 	// those of what was given back, which are found to be there.
@@ -347,6 +348,9 @@ func (e *Enforcer) writeDown(actions []plan.Action, placed bool) ([]plan.Action,
 		case e.mustWrite(a):
 			h := e.replacing(a.Held, &a.Route, a.First)
 			h.of = cmp.Or(h.of, e.tallyFor(a))
+			if !placed && !h.first && h.place == 0 {
+				h.place = e.held.lastPlace(a.Route.Slot()) // it came behind them
+			}
 			routes = append(routes, h)
 		case e.renewsLife(a):
 			e.relive(a.Held, &a.Route)

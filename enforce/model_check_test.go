@@ -106,11 +106,22 @@ func rows(t *enforcetest.Table) (list []plan.Route, has map[plan.Route]bool) {
 func (m *machine) kept() string {
 	_, has := rows(m.k.table)
 	for r, f := range m.seen {
-		if !has[r] && !f.rogue && !m.free[r] && !m.conflicts(&r) && !m.isHeld(&r) {
+		if !has[r] && !f.rogue && !m.free[r] && !m.conflicts(&r) && !m.isHeld(&r) && !m.left(&r) {
 			return fmt.Sprintf("LOST: %s does not conflict, and is neither there nor held", enforcetest.Text(r))
 		}
 	}
 	return ""
+}
+
+// left: "nor do routes of a network that was left" come back (README, What it promises).
+// IPv4 drops them with the last address; IPv6 keeps them, and culvert does not.
+func (m *machine) left(r *plan.Route) bool {
+	if r.Dst.Addr().Is4() || !r.Hop.Via.IsValid() {
+		return false
+	}
+	return !slices.ContainsFunc(m.twin.Links(), func(l plan.Link) bool {
+		return l.Index == r.Hop.Link && slices.ContainsFunc(l.Addrs, func(a netip.Prefix) bool { return a.Contains(r.Hop.Via) })
+	})
 }
 
 func (m *machine) isHeld(r *plan.Route) bool {
@@ -228,7 +239,7 @@ func (m *machine) identity(finish error) (out []string) {
 		if m.free[r] {
 			continue
 		}
-		if !has[r] && !f.rogue && !(finish != nil && m.isHeld(&r)) {
+		if !has[r] && !f.rogue && !(finish != nil && m.isHeld(&r)) && !m.left(&r) {
 			out = append(out, "LOST: "+enforcetest.Text(r))
 		}
 		if has[r] && f.rogue && !f.pardoned && m.k.gone[r] {
@@ -257,8 +268,11 @@ func (m *machine) identity(finish error) (out []string) {
 func (m *machine) order(real, twin []plan.Route, has, hasTwin map[plan.Route]bool) string {
 	both := func(list []plan.Route, in map[plan.Route]bool) []plan.Route {
 		return slices.DeleteFunc(slices.Clone(list), func(r plan.Route) bool {
-			return !in[r] || r.Dst.Addr().Is6() || m.free[r] || m.placed[r] || m.seen[r].pardoned || m.isTunnel(&r) && !*modelVPNOrder || m.between(&r, twin)
+			return !in[r] || r.Dst.Addr().Is6() || m.free[r] || m.placed[r] || m.seen[r].pardoned || m.isTunnel(&r) && !*modelVPNOrder || m.behind(&r)
 		})
+	}
+	if wrong := m.orderBehind(real, twin); wrong != "" {
+		return wrong
 	}
 	r, t := both(real, hasTwin), both(twin, has)
 	for i := range r {
@@ -269,13 +283,25 @@ func (m *machine) order(real, twin []plan.Route, has, hasTwin map[plan.Route]boo
 	return ""
 }
 
-// between: "only one that stood between two that stayed (--exclude-interface) comes back
-// behind both" (README, Known limits).
-func (m *machine) between(r *plan.Route, twin []plan.Route) bool {
-	if !m.k.gone[*r] {
-		return false
+// behind: "only one that stood behind one that stayed (--exclude-interface) comes back
+// behind all that stands there then" (README, Known limits).
+func (m *machine) behind(r *plan.Route) bool { return m.k.behind[*r] }
+
+// orderBehind: such a route is behind those that it stood behind, all the same.
+func (m *machine) orderBehind(real, twin []plan.Route) string {
+	skip := func(o plan.Route) bool {
+		return m.free[o] || m.placed[o] || m.seen[o].pardoned || m.isTunnel(&o) || m.k.behind[o]
 	}
-	at := slices.Index(twin, *r)
-	stayed := func(o plan.Route) bool { return o.Slot() == r.Slot() && !m.k.gone[o] }
-	return at >= 0 && slices.ContainsFunc(twin[:at], stayed) && slices.ContainsFunc(twin[at:], stayed)
+	for i, r := range twin {
+		at := slices.Index(real, r)
+		if !m.k.behind[r] || at < 0 || m.free[r] || m.placed[r] || r.Dst.Addr().Is6() {
+			continue
+		}
+		for _, o := range twin[:i] {
+			if o.Slot() == r.Slot() && !skip(o) && slices.Index(real, o) > at {
+				return fmt.Sprintf("ORDER: %s stands ahead of %s", enforcetest.Text(r), enforcetest.Text(o))
+			}
+		}
+	}
+	return ""
 }

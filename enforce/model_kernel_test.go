@@ -1,6 +1,7 @@
 package enforce_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -38,6 +39,7 @@ type kernel struct {
 
 	victim *plan.Route         // what a delete took
 	gone   map[plan.Route]bool // what culvert deleted and nobody added since
+	behind map[plan.Route]bool // of them: what stood behind one of its place that stayed
 	done   enforce.Totals      // by the process that lives
 }
 
@@ -51,7 +53,7 @@ type announced struct {
 }
 
 func newKernel(t *enforcetest.Table) *kernel {
-	k := &kernel{table: t.Clone(), gone: map[plan.Route]bool{}}
+	k := &kernel{table: t.Clone(), gone: map[plan.Route]bool{}, behind: map[plan.Route]bool{}}
 	k.listen()
 	k.store.k = k
 	return k
@@ -59,7 +61,7 @@ func newKernel(t *enforcetest.Table) *kernel {
 
 func (k *kernel) clone() *kernel {
 	c := *k
-	c.table, c.queue, c.gone = k.table.Clone(), slices.Clone(k.queue), maps.Clone(k.gone)
+	c.table, c.queue, c.gone, c.behind = k.table.Clone(), slices.Clone(k.queue), maps.Clone(k.gone), maps.Clone(k.behind)
 	c.act, c.victim = nil, nil
 	c.store = k.store.clone(&c)
 	c.listen()
@@ -167,6 +169,8 @@ func (k *kernel) apply(a *plan.Action) (err error) {
 				k.gone[leg] = true
 			}
 		}
+	case plan.Lift:
+		err = k.remove(a.Route)
 	case plan.Withdraw:
 		if err = k.remove(a.Route); err == nil {
 			k.done.Withdrawn++
@@ -385,7 +389,11 @@ func (s *store) Hold(entries []enforce.Entry) error {
 	case s.k.full:
 		return errFull
 	}
-	s.entries = append(slices.Clip(s.entries), entries...)
+	s.entries = slices.DeleteFunc(slices.Clone(s.entries), func(o enforce.Entry) bool {
+		return slices.ContainsFunc(entries, func(e enforce.Entry) bool { return e.ID == o.ID })
+	})
+	s.entries = append(s.entries, entries...)
+	slices.SortFunc(s.entries, func(a, b enforce.Entry) int { return cmp.Compare(a.ID, b.ID) })
 	return nil
 }
 

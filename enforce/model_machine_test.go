@@ -359,6 +359,7 @@ func (m *machine) forgetRogue(r *plan.Route, stands map[plan.Route]bool) {
 			delete(m.seen, leg)
 		}
 		delete(m.k.gone, leg)
+		delete(m.k.behind, leg)
 	}
 }
 
@@ -511,7 +512,19 @@ func (m *machine) note() {
 			m.seen[leg] = f
 		}
 	}
+	m.noteBehind(real)
 	maps.DeleteFunc(m.seen, func(r plan.Route, _ fate) bool { return !stands[r] })
+}
+
+// noteBehind notes the routes that are out and stood behind one of their place that stays.
+func (m *machine) noteBehind(real map[plan.Route]bool) {
+	twin, _ := rows(m.twin)
+	for i, r := range twin {
+		stays := func(o plan.Route) bool { return o.Slot() == r.Slot() && real[o] && !m.isTunnel(&o) }
+		if m.k.gone[r] && !real[r] && slices.ContainsFunc(twin[:i], stays) {
+			m.k.behind[r] = true
+		}
+	}
 }
 
 func (m *machine) tunnelOf(serial int) string {
@@ -630,6 +643,9 @@ func (m *machine) key() []byte {
 	}
 	for r := range m.flapped {
 		seen = append(seen, "flapped"+string(enforce.AppendRoute(nil, &r)))
+	}
+	for r := range m.k.behind {
+		seen = append(seen, "behind"+string(enforce.AppendRoute(nil, &r)))
 	}
 	for r := range m.unnoted {
 		seen = append(seen, "unnoted"+string(enforce.AppendRoute(nil, &r)))

@@ -22,7 +22,6 @@ type world struct {
 	deaths  bool             // the process may die before each write of each of culvert's operations
 	six     bool             // in IPv6
 	process *enforce.Stepper // that has not begun
-	later   bool             // explored when it is named alone, until what is found there is mended
 }
 
 // The links of every world.

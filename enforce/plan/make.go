@@ -52,7 +52,7 @@ type Held struct {
 	Route Route
 	Age   uint32         // seconds since it was removed
 	Place uint64         // the ID of the first that was held in its place: its own, or that of an older copy; 0 is its own
-	First bool           // no route of the same slot that stayed stood before it
+	First bool           // no route of the same slot that stayed, or came back since, stood before it
 	Nets  []netip.Prefix // what Nets said when it was removed; empty: not known
 }
 

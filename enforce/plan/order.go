@@ -102,10 +102,11 @@ func turnsOf[T any](list []T, compare func(a, b *T) int) (turns []int, sorted bo
 
 // orderRestore puts slots whose routes need no gateway before those that do,
 // for what holds a gateway must stand first. Within a slot the last removed
-// comes back first. What replaced another held route has that one's place.
+// comes back first. What replaced another held route has that one's place, and what came
+// behind others that one's of the last of them.
 func orderRestore(back []Action) []Action {
 	turns, _ := turnsOf(back, func(a, b *Action) int {
-		return cmp.Or(compareSlot(a.Route.Slot(), b.Route.Slot()), cmp.Compare(b.Place, a.Place))
+		return cmp.Or(compareSlot(a.Route.Slot(), b.Route.Slot()), cmp.Compare(b.Place, a.Place), cmp.Compare(a.Held, b.Held))
 	})
 	var ranks [4][]int // of whole slots, each in order
 	for len(turns) > 0 {
