@@ -18,7 +18,8 @@
 #define MAX_SENDERS 4096
 #define MAX_DEVICES 16384
 #define MAX_VLANS 4096
-#define MAX_ABOVE 4	/* masters of masters that are followed */
+#define MAX_ABOVE 3	/* a device, its master, and that one's: a bond in a bridge */
+#define MAX_VLAN_TAGS 2 /* within the packet that are followed to a VLAN's device; one more may be beside it */
 #define MAX_FRAGMENTS 1024
 #define TRAIN 8		/* first fragments that a socket is known by; a power of two */
 #define MAX_SUBNETS 65536

@@ -51,26 +51,26 @@ static __always_inline struct rule *look6(const void *header, struct packet *p)
 	return rule6(p->dest);
 }
 
-/* ends4 and ends6 find where a packet ends that a source route sends by way of others. */
-static __always_inline bool ends4(const void *header, struct packet *p)
+/* ends4 and ends6 find where a packet ends that a source route sends by way of others. What looks like such an option is
+ * taken for one wherever it stands: to follow the others byte by byte costs the verifier too much. */
+static __noinline bool ends4(const void *header, struct packet *p)
 {
-	__u32 at = sizeof(struct iphdr);
-	struct ipopt o;
+	const void *options = header + sizeof(struct iphdr);
+	__u8 b[MAX_OPTIONS + sizeof(struct ipopt)] = {};
+	__u32 size = p->upper - sizeof(struct iphdr);
 
-	for (int i = 0; i < MAX_OPTIONS && at + sizeof(o) <= p->upper; i++) {
-		if (peek(&o, (const struct ipopt *)(header + at)) || o.type == IPOPT_END)
-			return false;
-		if (o.type == IPOPT_LSRR || o.type == IPOPT_SSRR)
-			return o.next < o.len && at + o.len <= p->upper &&
-			       !peek(&p->final[0], (const __be32 *)(header + at + o.len - sizeof(p->final[0])));
-		if (o.type != IPOPT_NOOP && o.len < 2)
-			return false;
-		at += o.type == IPOPT_NOOP ? 1 : o.len;
+	if (p->upper <= sizeof(struct iphdr) || bpf_probe_read_kernel(b, MAX_OPTIONS, options))
+		return false;
+	for (__u32 i = 0; i < MAX_OPTIONS; i++) {
+		__u32 len = b[i + 1];
+
+		if ((b[i] == IPOPT_LSRR || b[i] == IPOPT_SSRR) && b[i + 2] < len && i + len <= size)
+			return !peek(&p->final[0], (const __be32 *)(options + i + len - sizeof(p->final[0])));
 	}
 	return false;
 }
 
-static __always_inline bool ends6(const void *header, struct packet *p)
+static __noinline bool ends6(const void *header, struct packet *p)
 {
 	struct routing h;
 	bool routed = false;

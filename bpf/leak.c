@@ -316,7 +316,7 @@ static __noinline enum domain domain_of_tags(struct __sk_buff *skb, const struct
 		if (!ifindex || whose != DOMAIN_NONE)
 			return whose;
 	}
-	for (int i = 0; i < MAX_ABOVE; i++, off += sizeof(tag)) {
+	for (int i = 0; i < MAX_VLAN_TAGS; i++, off += sizeof(tag)) {
 		if (bpf_skb_load_bytes(skb, off, &tag, sizeof(tag)) || !is_tag(tag.proto))
 			break;
 		ifindex = vlan_on(ifindex, tag.proto, ntohs(tag.tci));
@@ -346,14 +346,14 @@ static __always_inline __u32 routed_by(struct __sk_buff *skb)
 
 /* domain says whether a packet belongs to the rule's tunnel, or to a device that the operator excluded, though it leaves by
  * another: a port carries out what its master sends, the device below what the one above it sends, and only that. */
-static __always_inline enum domain domain(struct __sk_buff *skb, const struct packet *p, const struct rule *r)
+static __noinline enum domain domain(struct __sk_buff *skb, const struct packet *p, const struct rule *r)
 {
 	enum domain whose = domain_of(r, skb->ifindex);
 	__u32 base = skb->ifindex, above;
 
 	if (whose == DOMAIN_NONE && (above = routed_by(skb)) && above != skb->ifindex)
 		whose = domain_of(r, above);
-	for (int i = 0; i < MAX_ABOVE && p->at.ether && whose == DOMAIN_NONE; i++) {
+	for (int i = 0; i < 2 && p->at.ether && whose == DOMAIN_NONE; i++) {
 		struct device *d = bpf_map_lookup_elem(&devices, &base);
 
 		whose = domain_of_tags(skb, r, base);
