@@ -103,12 +103,13 @@ func TestRoutesOf(t *testing.T) {
 
 // TestServersOwnRoute: the route to the server alone is left out, and neither one that holds more nor one to another.
 func TestServersOwnRoute(t *testing.T) {
-	call, err := Read(environment(bare + two + "route_network_1=203.0.113.9\nroute_network_2=203.0.113.10\nroute_network_3=203.0.113.0\nroute_netmask_3=255.255.255.0\n" +
+	const low = "remote_3=192.0.2.0\nremote_port_3=1194\nproto_3=udp\n"
+	call, err := Read(environment(bare + two + low + "route_network_4=192.0.2.0\nroute_netmask_4=255.255.255.0\nroute_network_1=203.0.113.9\nroute_network_2=203.0.113.10\nroute_network_3=203.0.113.0\nroute_netmask_3=255.255.255.0\n" +
 		"ifconfig_local=169.254.7.7\nifconfig_netmask=255.255.0.0\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := fmt.Sprint(session(t, &call).Protect), "[203.0.113.0/24 203.0.113.10/32]"; got != want {
+	if got, want := fmt.Sprint(session(t, &call).Protect), "[192.0.2.0/24 203.0.113.0/24 203.0.113.10/32]"; got != want {
 		t.Errorf("protected %s, want %s", got, want)
 	}
 }
