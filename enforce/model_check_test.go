@@ -154,6 +154,9 @@ func (m *machine) counted() string {
 
 // transport: a server is reached as it would be without the tunnel.
 func (m *machine) transport() string {
+	if len(m.free) > 0 {
+		return "" // one of these may be a way that the twin does not have
+	}
 	for _, o := range m.open {
 		for _, srv := range o.Servers {
 			if wrong := m.leans(srv.Addr.Addr()); wrong != "" {

@@ -169,9 +169,7 @@ func (k *kernel) apply(a *plan.Action) (err error) {
 				k.gone[leg] = true
 			}
 		}
-	case plan.Lift:
-		err = k.remove(a.Route)
-	case plan.Withdraw:
+	case plan.Withdraw, plan.Lift:
 		if err = k.remove(a.Route); err == nil {
 			k.done.Withdrawn++
 		}

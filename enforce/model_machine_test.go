@@ -359,7 +359,9 @@ func (m *machine) forgetRogue(r *plan.Route, stands map[plan.Route]bool) {
 			delete(m.seen, leg)
 		}
 		delete(m.k.gone, leg)
-		delete(m.k.behind, leg)
+		if !m.inJournal(r) { // else the newer copy has the place of the older
+			delete(m.k.behind, leg)
+		}
 	}
 }
 
