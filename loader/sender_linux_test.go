@@ -133,6 +133,7 @@ func TestKernelSender(t *testing.T) {
 	if err := s.host.runs("ip link add x0 type vxlan id 5 local 10.9.0.1 remote 10.9.0.2 dstport 1194 noudpcsum"); err != nil {
 		testenv.Lacking(t, "no VXLAN here: %v", err)
 	}
+	s.host.sysctl("ipv6/conf/x0/disable_ipv6", "1") // it would speak by itself
 	s.host.run("ip addr add 10.7.0.1/24 dev x0")
 	s.host.run("ip link set x0 up mtu 1400")
 	s.host.run("ip neigh add 10.7.0.2 lladdr 02:00:00:00:00:07 dev x0")
