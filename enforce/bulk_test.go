@@ -133,22 +133,6 @@ func (b *bulk) attack(r plan.Route) enforce.Answer {
 	return ev.Answer
 }
 
-// again announces routes that stand anew, as the edge path does.
-func (b *bulk) again(n int) {
-	for _, r := range b.order[:n] {
-		b.mu.Lock()
-		b.stands[r.Dst] = true
-		b.mu.Unlock()
-		now := time.Now()
-		ev := enforce.Event{Change: enforce.Added, Route: r, Answer: b.edge(enforce.Added, &r), Seen: now, Done: now}
-		if ev.Answer.Delete {
-			b.Apply(context.Background(), []plan.Action{{Kind: plan.Remove, Route: r}})
-			ev.Removed = true
-		}
-		b.sink.Tell(ev)
-	}
-}
-
 // memory is a Journal in memory whose every call costs the same for each entry.
 type memory struct{ entries map[uint64]enforce.Entry }
 

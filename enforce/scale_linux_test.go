@@ -1,6 +1,7 @@
 package enforce_test
 
 import (
+	"context"
 	"flag"
 	"testing"
 	"time"
@@ -8,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/culvert-project/culvert/enforce"
+	"github.com/culvert-project/culvert/enforce/plan"
 )
 
 var manyHeld = flag.Int("held", 40_000, "how many held routes TestManyHeld goes to")
@@ -77,5 +79,21 @@ func TestManyHeld(t *testing.T) {
 		if attempt == 3 {
 			t.Errorf("ten times the routes take %.0f times the time", worst)
 		}
+	}
+}
+
+// again announces routes that stand anew, as the edge path does.
+func (b *bulk) again(n int) {
+	for _, r := range b.order[:n] {
+		b.mu.Lock()
+		b.stands[r.Dst] = true
+		b.mu.Unlock()
+		now := time.Now()
+		ev := enforce.Event{Change: enforce.Added, Route: r, Answer: b.edge(enforce.Added, &r), Seen: now, Done: now}
+		if ev.Answer.Delete {
+			b.Apply(context.Background(), []plan.Action{{Kind: plan.Remove, Route: r}})
+			ev.Removed = true
+		}
+		b.sink.Tell(ev)
 	}
 }
