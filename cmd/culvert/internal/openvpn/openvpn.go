@@ -277,17 +277,16 @@ func (c *Call) Session() (enforce.Session, error) {
 		s.Protect = append(s.Protect, halves[:]...)
 	}
 	for _, r := range c.Routes {
-		switch {
-		case r.Prefix.IsSingleIP() && c.isServer(r.Prefix.Addr()): // its transport cannot go through itself
-		case r.Excluded:
+		if r.Excluded {
 			s.Exclude = append(s.Exclude, r.Prefix)
-		default:
+		} else {
 			s.Protect = append(s.Protect, r.Prefix)
 		}
 	}
-	// A route to the server itself by the tunnel would be the tunnel's end.
-	s.Protect = slices.DeleteFunc(s.Protect, func(p netip.Prefix) bool { return p.IsSingleIP() && c.isServer(p.Addr()) })
-	s.Protect, s.Exclude = c.merge(s.Protect, s.Exclude)
+	// A route to the server itself by the tunnel would be the tunnel's end, and one around
+	// it would let any other.
+	servers := func(p netip.Prefix) bool { return p.IsSingleIP() && c.isServer(p.Addr()) }
+	s.Protect, s.Exclude = c.merge(slices.DeleteFunc(s.Protect, servers), slices.DeleteFunc(s.Exclude, servers))
 	for _, p := range c.subnets { // another VPN may have the same network
 		if slices.Contains(s.Protect, p) {
 			s.Derived = append(s.Derived, p)
@@ -369,7 +368,7 @@ func masked(a netip.Addr, mask string) (netip.Prefix, bool) {
 		}
 		b := m.As4()
 		v := uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
-		for bits = 0; bits < 32 && v&(1<<31) != 0; bits++ {
+		for bits = 0; v&(1<<31) != 0; bits++ {
 			v <<= 1
 		}
 		if v != 0 {

@@ -145,6 +145,10 @@ func TestReadBounds(t *testing.T) {
 	if _, tooMany := c.Session(); err != nil || !errors.Is(tooMany, ErrTooMany) {
 		t.Errorf("%d routes: %v, %v", maxRoutes+1, err, tooMany)
 	}
+	sixth := fmt.Sprintf("%sroute_ipv6_network_%d=2001:db8::/32\n", tun, maxRoutes+1)
+	if c, err = Read(environment(sixth)); err != nil || !c.tooMany {
+		t.Errorf("%d IPv6 routes: %v, too many: %t", maxRoutes+1, err, c.tooMany)
+	}
 	c, err = Read(environment(bad.String()))
 	if err != nil || len(c.Warnings) != maxWarnings+1 {
 		t.Errorf("%d routes that are not understood: %v, %d warnings", maxRoutes, err, len(c.Warnings))

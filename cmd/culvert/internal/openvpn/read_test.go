@@ -17,6 +17,7 @@ func TestServers(t *testing.T) {
 	for _, c := range []struct{ name, env, want string }{
 		{"no peer", two, "[203.0.113.9:443/tcp 198.51.100.7:1194/udp]"},
 		{"a remote is the peer", two + "trusted_ip=198.51.100.7\ntrusted_port=1194\n", "[203.0.113.9:443/tcp 198.51.100.7:1194/udp]"},
+		{"the first remote is the peer", two + "trusted_ip=203.0.113.9\ntrusted_port=443\n", "[203.0.113.9:443/tcp 198.51.100.7:1194/udp]"},
 		{"a remote is the peer, its port is not told", two + "trusted_ip=198.51.100.7\n", "[203.0.113.9:443/tcp 198.51.100.7:1194/udp]"},
 		{"a remote is the peer by another port", two + "trusted_ip=198.51.100.7\ntrusted_port=1195\n",
 			"[203.0.113.9:443/tcp 198.51.100.7:1194/udp 198.51.100.7:1195/tcp 198.51.100.7:1195/udp]"},
@@ -57,6 +58,7 @@ func TestSubnets(t *testing.T) {
 		{"IPv6, bits no number", "ifconfig_ipv6_local=fd08::6\nifconfig_ipv6_netbits=x\nifconfig_ipv6_remote=fd08::1\n", "[fd08::1/128]"},
 		{"IPv6, bits not told", "ifconfig_ipv6_local=fd08::6\nifconfig_ipv6_remote=fd08::1\n", "[fd08::1/128]"},
 		{"IPv6, too many bits", "ifconfig_ipv6_local=fd08::6\nifconfig_ipv6_netbits=129\nifconfig_ipv6_remote=fd08::1\n", "[fd08::1/128]"},
+		{"IPv6, fewer bits than none", "ifconfig_ipv6_local=fd08::6\nifconfig_ipv6_netbits=-1\nifconfig_ipv6_remote=fd08::1\n", "[fd08::1/128]"},
 		{"IPv4 where IPv6 should be", "ifconfig_ipv6_local=10.8.0.6\nifconfig_ipv6_netbits=24\n", "[]"},
 		{"IPv6, remote unspecified", "ifconfig_ipv6_remote=::\n", "[]"},
 	} {
@@ -101,16 +103,23 @@ func TestRoutesOf(t *testing.T) {
 	}
 }
 
-// TestServersOwnRoute: the route to the server alone is left out, and neither one that holds more nor one to another.
+// TestServersOwnRoute: the route to the server alone is left out, into the tunnel or around it, and neither one that holds
+// more nor one to another.
 func TestServersOwnRoute(t *testing.T) {
-	const low = "remote_3=192.0.2.0\nremote_port_3=1194\nproto_3=udp\n"
+	const low = "remote_3=192.0.2.0\nremote_port_3=1194\nproto_3=udp\n" +
+		"route_vpn_gateway=10.8.0.1\nroute_network_5=198.51.100.7\nroute_gateway_5=192.168.1.1\nroute_network_6=198.51.100.8\nroute_gateway_6=192.168.1.1\n"
 	call, err := Read(environment(bare + two + low + "route_network_4=192.0.2.0\nroute_netmask_4=255.255.255.0\nroute_network_1=203.0.113.9\nroute_network_2=203.0.113.10\nroute_network_3=203.0.113.0\nroute_netmask_3=255.255.255.0\n" +
 		"ifconfig_local=169.254.7.7\nifconfig_netmask=255.255.0.0\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := fmt.Sprint(session(t, &call).Protect), "[192.0.2.0/24 203.0.113.0/24 203.0.113.10/32]"; got != want {
-		t.Errorf("protected %s, want %s", got, want)
+	s := session(t, &call)
+	if got, want := fmt.Sprint(s.Protect, s.Exclude, s.Derived), "[192.0.2.0/24 203.0.113.0/24 203.0.113.10/32] [198.51.100.8/32] []"; got != want {
+		t.Errorf("protected, excluded and derived: %s, want %s", got, want)
+	}
+	call, err = Read(environment(bare + "remote_1=10.8.0.5\nremote_port_1=1194\nproto_1=udp\nifconfig_local=10.8.0.6\nifconfig_remote=10.8.0.5\nroute_network_1=10.1.0.7\n"))
+	if got := fmt.Sprint(session(t, &call).Protect); err != nil || got != "[10.1.0.7/32]" {
+		t.Errorf("the server is the tunnel's own peer: protected %s, %v", got, err)
 	}
 }
 
@@ -153,10 +162,28 @@ func TestStaleFamilies(t *testing.T) {
 
 // TestWrongCalls: the error of a wrong call says what it was.
 func TestWrongCalls(t *testing.T) {
-	for env, script := range map[string]string{"": "", "script_type=tls-verify\n": "tls-verify", "script_type=up\n": "up", "script_type=up\ndev=a/b\n": "up"} {
+	for env, script := range map[string]string{
+		"": "", "script_type=tls-verify\n": "tls-verify", "script_type=up\n": "up", "script_type=up\ndev=a/b\n": "up",
+		"script_type=up\ndev=a\xff\n": "up", "script_type=up\ndev=" + strings.Repeat("t", 256) + "\n": "up",
+	} {
 		call, err := Read(environment(env))
 		if !errors.Is(err, ErrNoScript) || call.Script != script {
 			t.Errorf("%q: %q, %v", env, call.Script, err)
 		}
+	}
+}
+
+// TestPlain: what is told is short and moves no cursor; a word that is both is told as it is.
+func TestPlain(t *testing.T) {
+	long := strings.Repeat("x", 80)
+	for word, want := range map[string]string{
+		"vpn.example": "vpn.example", long: long, long + "y": `"` + long + `"`, "a\x1bb": `"a\x1bb"`, "a\xffb": `"a\xffb"`, "a\uFFFDb": "a\uFFFDb",
+	} {
+		if got := plain(word); got != want {
+			t.Errorf("%q: %s, want %s", word, got, want)
+		}
+	}
+	if _, err := Read(environment("script_type=down\ndev=" + strings.Repeat("t", 255) + "\n")); err != nil {
+		t.Errorf("a name as long as any system's: %v", err)
 	}
 }

@@ -36,7 +36,7 @@ func (c *Call) readServers(env func(string) string) {
 		c.addServer(a, r.port, r.proto)
 		named = named || a == peer && (port == 0 || port == r.port)
 	}
-	if peer.IsValid() && !named {
+	if !named {
 		c.addPeer(peer, port, remotes)
 	}
 }
@@ -66,10 +66,7 @@ func (c *Call) Names() []string { return slices.Clone(c.names) }
 // for them: one inside a prefix that is routed into the tunnel by itself could be a
 // protected host, for which somebody wants a way around the tunnel. It is left out.
 func (c *Call) Resolved(name string, addrs []netip.Addr) {
-	if len(addrs) > maxAddrs {
-		addrs = addrs[:maxAddrs]
-	}
-	for _, a := range addrs {
+	for _, a := range addrs[:min(len(addrs), maxAddrs)] {
 		a = a.Unmap().WithZone("")
 		if p, inside := c.protects(a); inside && !c.isServer(a) {
 			c.warn("server %s resolves to %s, inside %s, which is routed into the tunnel; it is no server", plain(name), a, p)
@@ -107,7 +104,7 @@ func (c *Call) Known(servers []enforce.Server) {
 // address and is not half of all addresses or more.
 func (c *Call) protects(a netip.Addr) (longest netip.Prefix, ok bool) {
 	for _, r := range c.Routes {
-		if !r.Excluded && r.Prefix.Bits() > 1 && r.Prefix.Contains(a) && (!ok || r.Prefix.Bits() > longest.Bits()) {
+		if !r.Excluded && r.Prefix.Bits() > 1 && r.Prefix.Contains(a) && r.Prefix.Bits() > longest.Bits() {
 			longest, ok = r.Prefix, true
 		}
 	}
@@ -129,8 +126,9 @@ func (c *Call) addPeer(peer netip.Addr, port uint16, remotes []remote) {
 	}
 }
 
+// addServer adds a server, once. A peer that is not known is none.
 func (c *Call) addServer(a netip.Addr, port uint16, proto string) {
-	if !a.IsValid() || a.IsUnspecified() || a.IsMulticast() || port == 0 || proto == "" {
+	if !a.IsValid() || a.IsUnspecified() || a.IsMulticast() || port == 0 {
 		return
 	}
 	s := enforce.Server{Addr: netip.AddrPortFrom(a, port), Proto: proto}

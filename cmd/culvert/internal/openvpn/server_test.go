@@ -76,12 +76,12 @@ func TestKnown(t *testing.T) {
 		t.Fatal(err)
 	}
 	var before []enforce.Server
-	for _, addr := range []string{"203.0.113.11:1195", "203.0.113.12:7", "10.1.0.7:1195"} {
+	for _, addr := range []string{"203.0.113.11:1195", "203.0.113.12:7", "203.0.113.13:443", "10.1.0.7:1195"} {
 		before = append(before, enforce.Server{Addr: netip.MustParseAddrPort(addr), Proto: "udp"})
 	}
 	c.Known(before)
 	got := fmt.Sprint(session(t, &c).Servers)
-	if !strings.Contains(got, "203.0.113.11:1195/udp") || strings.Contains(got, "203.0.113.12") || strings.Contains(got, "10.1.0.7") {
+	if !strings.Contains(got, "203.0.113.11:1195/udp") || strings.Contains(got, "203.0.113.12") || strings.Contains(got, "203.0.113.13") || strings.Contains(got, "10.1.0.7") {
 		t.Errorf("servers %s", got)
 	}
 }
@@ -95,6 +95,9 @@ func TestManyNames(t *testing.T) {
 	c, err := Read(environment(text))
 	if err != nil || len(c.Names()) != maxNames {
 		t.Fatalf("%d names, %v", len(c.Names()), err)
+	}
+	if w := c.Warnings; len(w) != maxWarnings+1 || !strings.Contains(w[0], "17.example is one of more than 16 names") || !strings.Contains(w[maxWarnings], "there is more") {
+		t.Errorf("%d warnings: %q", len(w), w)
 	}
 	var addrs []netip.Addr
 	for i := range 100 {
@@ -121,5 +124,36 @@ func TestServerByName(t *testing.T) {
 		if got := strings.Contains(strings.Join(c.Warnings, "\n"), "address is not known"); got == resolved {
 			t.Errorf("resolved %t: warnings %q", resolved, c.Warnings)
 		}
+	}
+}
+
+// TestResolvedInside: a name's address inside a prefix that is routed into the tunnel by itself is no server, and the
+// longest such prefix is told. One that goes around the tunnel, or that is half of all addresses, hides nothing.
+func TestResolvedInside(t *testing.T) {
+	for addr, want := range map[string]string{
+		"192.0.2.5": "", "1.2.3.4": "", "10.1.0.9": "", "203.0.113.1": "",
+		"10.1.0.7": "10.1.0.0/16", "10.200.0.7": "10.0.0.0/8", "100.64.0.1": "64.0.0.0/2",
+	} {
+		c, err := Read(environment(bare + "route_vpn_gateway=10.8.0.1\nroute_network_1=0.0.0.0\nroute_netmask_1=128.0.0.0\n" +
+			"route_network_2=10.0.0.0\nroute_netmask_2=255.0.0.0\nroute_network_3=10.1.0.0\nroute_netmask_3=255.255.0.0\n" +
+			"route_network_4=10.0.0.0\nroute_netmask_4=255.128.0.0\nroute_network_5=192.0.2.0\nroute_netmask_5=255.255.255.0\nroute_gateway_5=192.168.1.1\n" +
+			"route_network_6=64.0.0.0\nroute_netmask_6=192.0.0.0\nroute_network_7=203.0.113.0\nroute_netmask_7=255.255.255.0\n" +
+			"remote_1=vpn.example\nremote_port_1=1194\nproto_1=udp\nremote_2=10.1.0.9\nremote_port_2=1194\nproto_2=udp\nremote_3=203.0.113.1\nremote_port_3=443\nproto_3=tcp\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Resolved("vpn.example", []netip.Addr{netip.MustParseAddr(addr)})
+		taken := strings.Contains(fmt.Sprint(c.servers), addr+":1194/udp")
+		if told := strings.Contains(strings.Join(c.Warnings, " "), "resolves to "+addr+", inside "+want+", "); taken != (want == "") || told == taken {
+			t.Errorf("%s is a server: %t, warnings %q; want it inside %q", addr, taken, c.Warnings, want)
+		}
+	}
+}
+
+// TestRemoteOfNoProtocol: it is told of a remote that is not understood.
+func TestRemoteOfNoProtocol(t *testing.T) {
+	c, err := Read(environment(bare + "remote_1=192.0.2.1\nremote_port_1=1194\nproto_1=sctp\n"))
+	if got := strings.Join(c.Warnings, " "); err != nil || got != `remote 192.0.2.1 has the protocol "sctp", which is not understood` {
+		t.Errorf("%q, %v", got, err)
 	}
 }
