@@ -85,7 +85,7 @@ func newHookOpenVPN(p *platform) *cobra.Command {
 	cmd.Flags().BoolVar(&require, "require", false, "fail when the session is not enforced")
 	cmd.Flags().BoolVar(&noBypass, "no-bypass", false, "protect net_gateway routes too: the server can push them")
 	cmd.Flags().StringVar(&other, "other-family", "", "`allow|block` the family that OpenVPN leaves out, when it redirects all of the other (default allow)")
-	cmd.Flags().StringSliceVar(&from, "server-from", nil, "`senders` of OpenVPN's own packets, auto, any, host, uid:USER, mark:NUMBER; what others send there is a leak (default auto)")
+	cmd.Flags().StringSliceVar(&from, "server-from", nil, "`senders` of OpenVPN's own packets: auto, host, uid:USER, mark:NUMBER or any; what others send to the server is a leak (default auto)")
 	p.dropFlags(cmd.Flags())
 	socketFlag(p, cmd.Flags(), &socket)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

@@ -30,7 +30,8 @@ Why, as far as it can be known:
                     one that stood for a moment; or the sender chose an interface
                     for the packet itself (IP_PKTINFO)
   the tunnel is away
-  VPN server        to the server's address, but not the tunnel's own transport
+  VPN server        to the server's address, but not the tunnel's own transport:
+                    another protocol, port or sender (--server-from)
   gateway           to the next hop's own address: only neighbour discovery and
                     DHCP may go there outside the tunnel
 
@@ -42,8 +43,8 @@ something got out, what was asked for is not in force, or there is no witness
 to know.
 
 --json prints one document: version, leaks (packets, bytes, dropped, by[],
-interfaces[], dns[], exempt[]; absent when there is no witness) and witness, with
-the fields that "culvert status --help" tells of.
+interfaces[], dns[], exempt[]; absent when there is no witness) and witness. Their
+fields are in "culvert status --help".
 
 ` + exitHelp
 

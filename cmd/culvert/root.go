@@ -71,7 +71,7 @@ func (f *sessionFlags) register(p *platform, flags *pflag.FlagSet) {
 	flags.StringSliceVar(&f.text.Protect, "protect", nil, "`prefixes` that must leave through the tunnel, with commas between or the flag again")
 	flags.StringSliceVar(&f.text.Exclude, "exclude", nil, "`prefixes` that bypass the tunnel on purpose")
 	flags.StringSliceVar(&f.text.Servers, "server", nil, "where the tunnel's own packets go, `ADDRESS:PORT/PROTO`, or ADDRESS/PROTO without ports: esp, ah, gre, ipip, sit, l2tp, any; a full tunnel needs it, unless it is WireGuard's")
-	flags.StringSliceVar(&f.text.ServerFrom, "server-from", nil, "`senders` of the tunnel's own packets, auto, any, host, uid:USER, mark:NUMBER; what others send there is a leak (default auto)")
+	flags.StringSliceVar(&f.text.ServerFrom, "server-from", nil, "`senders` of the tunnel's own packets: auto, host, uid:USER, mark:NUMBER or any; what others send to the server is a leak (default auto)")
 	flags.StringSliceVar(&f.text.ExcludeInterfaces, "exclude-interface", nil, "`interfaces` whose routes are reported, not removed; names or patterns (br-*), there or not yet")
 	flags.StringSliceVar(&f.text.OtherTable, "other-table", nil, "protected `prefixes` that the VPN routes in a table of its own, like wg-quick's full tunnel")
 	flags.StringVar(&f.text.OtherFamily, "other-family", "", "`allow|block` the family that the tunnel leaves out, when all of the other must enter it (default allow)")

@@ -48,9 +48,9 @@ had, and "culvert status" says so.
                       stands too, whatever --on-leak says: a guard that began
                       only at its end would be late. Needs the witness.
   --guard-for 10m     drops end, and the session with them, when the tunnel has
-                      been away for so long, or the daemon dead (for 7/8 of it
-                      at least). While the machine sleeps a tunnel is away, but
-                      the daemon is not dead
+                      been away for so long. They also end when the daemon has
+                      been dead for so long (for 7/8 of it at least). Sleep of
+                      the machine counts for the tunnel, not for the daemon
 
 A guard lets pass what is excluded, the server's transport, and the link's own
 DHCP and neighbour discovery. It does not outlive a reboot.

@@ -26,8 +26,8 @@ or dropped as asked{{end}}; 1 when not, 3 when no daemon answers.
   sessions[]
     tunnel              interface name, as the session was opened with
     interface           its name now; absent when it was not renamed
-    state               connecting, enforcing, reconnecting, auditing, failed, restored,
-                        restoring (ended, but some of what it had removed waits)
+    state               connecting, enforcing, reconnecting, auditing or failed; a
+                        session that has ended is not listed (see waiting)
     error               why it failed, or that another kind of interface has the
                         name of a tunnel that is away; absent otherwise
     protected[]         prefixes that must leave through the tunnel
@@ -35,7 +35,8 @@ or dropped as asked{{end}}; 1 when not, 3 when no daemon answers.
     removed             conflicting routes deleted, repeats included
     readded             routes of the VPN and of culvert put (back)
     restored            held routes given back
-    withdrawn           routes of culvert's own taken away again
+    withdrawn           routes of culvert's own taken away again, and others' taken
+                        out for a moment so that routes come back in their order
     held[]              removed routes that will come back: route, since
     contested[]         routes added again and again: route, times, by
     one_family          all of one family is protected and the other leaves by a
@@ -46,12 +47,12 @@ or dropped as asked{{end}}; 1 when not, 3 when no daemon answers.
                         addresses among the protected ones, what may go to a gateway
 {{if .Witness}}    leaks               what left outside the tunnel for its prefixes: packets,
                         bytes, dropped, by[] (as below)
-    on_leak             what is done with those now: count or drop; off: not even
-                        counted
-{{end}}  waiting[]             removed routes that no session keeps out any more and that cannot
-                        come back yet: route, since, why; absent when there is none
-  totals                removed, readded, restored, withdrawn since the start, of
-                        sessions that ended and what was done after their end too
+    on_leak             what is done with those packets now: count, drop, or off
+                        (not even counted)
+{{end}}  waiting[]             removed routes that no session keeps out any more, but that
+                        cannot come back yet: route, since, why; absent when none
+  totals                removed, readded, restored, withdrawn since the start, for
+                        all sessions, ended ones included
   incidents[]           the last ones, oldest first
     id, tunnel          number since start; tunnel of the session
     what                removed, readded, restored, reported, failed; ended: a
@@ -61,8 +62,8 @@ or dropped as asked{{end}}; 1 when not, 3 when no daemon answers.
     seen, gone          RFC 3339; gone is absent while it stands
     exposed_us          microseconds from seen to gone
     path                edge (answered on arrival) or level (found in the table)
-    count               of many told as one because they came too fast: seen is the
-                        first, gone the last; absent for one
+    count               how many incidents this one stands for, where they came too
+                        fast; seen is the first, gone the last; absent for one
     error               absent when there was none
 {{if .Witness}}    packets, bytes,     what left outside the tunnel because of it, dropped ones
     dropped             included; absent when it was not measured, 0 is measured

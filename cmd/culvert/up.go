@@ -21,14 +21,23 @@ func newUp(p *platform) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "up --tunnel INTERFACE --protect PREFIX[,PREFIX…]",
 		Short: "Open a session, or change it",
-		Long: `Open a session of the running daemon, or change the one on the same tunnel, and
+		Long: p.help(`Open a session of the running daemon, or change the one on the same tunnel, and
 return when it is enforcing or has failed. The same call again changes nothing.
 
 The tunnel must exist; with --rearm the session waits for it, and again when it
 has vanished. An interface that the network is reached by is no tunnel: IPsec
 without an interface (policy-based) cannot be enforced by routes.
 
-` + exitHelp,
+{{if .Witness}}--server-from says who sends the tunnel's own packets to the server:
+
+  auto          what is certain by the tunnel's kind: for the kernel's WireGuard the
+                kernel, for a tun interface this host, for others anybody
+  host          this host, and nothing that it forwards
+  uid:USER      sockets of that user
+  mark:NUMBER   packets with that mark
+  any           anybody
+
+{{end}}` + exitHelp),
 		Example: p.help(`  culvert up --tunnel {{.Tunnel}} --protect 10.0.0.0/8,2001:db8::/32
   culvert up --tunnel {{.Tunnel}} --protect 0.0.0.0/1,128.0.0.0/1 --server 198.51.100.7:1194/udp
   culvert up --tunnel {{.Tunnel}} --protect 10.0.0.0/8 --exclude 10.99.0.0/16 --exclude-interface {{.Other}}`),
@@ -36,7 +45,7 @@ without an interface (policy-based) cannot be enforced by routes.
 	}
 	cmd.Flags().SortFlags = false
 	sess.register(p, cmd.Flags())
-	cmd.Flags().BoolVar(&sess.text.Rearm, "rearm", false, "wait for the tunnel, and again when it vanished")
+	cmd.Flags().BoolVar(&sess.text.Rearm, "rearm", false, "wait for the tunnel, and again each time it vanishes")
 	socketFlag(p, cmd.Flags(), &socket)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		s, err := sess.text.Parse()
@@ -118,8 +127,9 @@ func newDown(p *platform) *cobra.Command {
 		Use:   "down --tunnel INTERFACE",
 		Short: "End a session and restore its routes",
 		Long: `End the session on a tunnel: what had been removed comes back, culvert's own
-routes go. It returns when that is done. What cannot come back yet, because its
-interface is down, is named, and the exit code is 1: the daemon gives it back later.
+routes go. It returns when that is done. Where a route cannot come back yet (its
+interface is down, for example) the exit code is 1, and the daemon gives it back
+later: "culvert status" lists it as waiting.
 
 ` + exitHelp,
 		Example: p.help("  culvert down --tunnel {{.Tunnel}}"),
