@@ -146,7 +146,7 @@ func (m *maker) dropped(h *Held) string {
 		return "its address was removed"
 	case r.Dst.Addr().Is4() && r.PrefSrc.IsValid() && !m.book.own[r.PrefSrc]:
 		return "its source address was removed"
-	case r.Dst.Addr().Is4() && r.Hop.Link != 0 && !r.Connected() && m.moved(h):
+	case r.Dst.Addr().Is4() && !r.Connected() && m.moved(h):
 		return "its interface is in another network now"
 	}
 	return ""
@@ -229,16 +229,14 @@ func (w *ways) take(r *Route) {
 // lead reports whether one of the route's gateways can be reached, or it needs
 // none.
 func (w *ways) lead(r *Route, book *addressBook) bool {
-	needs := false
 	for hop := range r.Hops() {
 		if !needsWay(r, hop) {
 			return true
 		}
-		needs = true
 		_, missing := w.missing[hop.Link].Get(netip.PrefixFrom(hop.Via, hop.Via.BitLen()))
 		if !missing || book.leads(hop) {
 			return true
 		}
 	}
-	return !needs
+	return false
 }

@@ -57,6 +57,21 @@ func TestLeftNetwork(t *testing.T) {
 			want: []string{"forget 0.0.0.0/0 via 192.168.1.1 dev eth0 [held=1]: nothing leads to its gateway any more"}},
 		{name: "IPv6: nothing leads to its gateway", held: []plan.Held{held(1, "fd00::/8 via 2001:db8:99::1 dev eth0")},
 			want: []string{"forget fd00::/8 via 2001:db8:99::1 dev eth0 [held=1]: nothing leads to its gateway any more"}},
+		{name: "nothing leads to any of two gateways", links: other, held: []plan.Held{held(1, gateway), held(2, "10.1.0.0/16 via 192.168.1.2 dev eth0")},
+			want: []string{"forget 0.0.0.0/0 via 192.168.1.1 dev eth0 [held=1]: nothing leads to its gateway any more",
+				"forget 10.1.0.0/16 via 192.168.1.2 dev eth0 [held=2]: nothing leads to its gateway any more"}},
+		{name: "a link-local gateway of IPv4 is asked for as any other", held: []plan.Held{held(1, "10.1.0.0/16 via 169.254.1.1 dev eth0")},
+			want: []string{"forget 10.1.0.0/16 via 169.254.1.1 dev eth0 [held=1]: nothing leads to its gateway any more"}},
+		{name: "a gateway on no interface that is known", held: []plan.Held{held(1, "10.1.0.0/16 via 192.168.99.1")},
+			want: []string{"restore 10.1.0.0/16 via 192.168.99.1 [held=1]"}},
+		{name: "its address has another length now", links: changed(eth0, addrs("192.168.1.10/32")), held: []plan.Held{in("192.168.1.0/24", held(1, lan))},
+			want: []string{"restore " + lan + " [held=1]"}},
+		{name: "its address went, another inside it came", links: changed(eth0, addrs("192.168.1.77/32")), held: []plan.Held{in("192.168.1.10/32", held(1, lan))},
+			want: []string{"forget " + lan + " [held=1]: its address was removed"}},
+		{name: "IPv6 outlives its source address", held: []plan.Held{held(1, "fd00::/8 via fe80::1 dev eth0 src 2001:db8:99::1")},
+			want: []string{"restore fd00::/8 via fe80::1 dev eth0 src 2001:db8:99::1 [held=1]"}},
+		{name: "what has a lifetime outlives its address", held: []plan.Held{held(1, "2001:db8:99::/64 dev eth0 metric 256 proto kernel expires 600")},
+			want: []string{"restore 2001:db8:99::/64 dev eth0 metric 256 proto kernel expires 600 [held=1]"}},
 		{name: "a route by another interface does not lead there", links: other, table: []string{"192.168.1.0/24 dev eth1"}, held: []plan.Held{held(1, gateway)},
 			want: []string{"forget 0.0.0.0/0 via 192.168.1.1 dev eth0 [held=1]: nothing leads to its gateway any more"}},
 		{name: "our own stand-in does not count", links: other, table: []string{"192.168.1.1 dev eth0 proto own"}, held: []plan.Held{held(1, gateway)},
@@ -91,6 +106,12 @@ func TestLegsGo(t *testing.T) {
 			want: []string{"forget 10.1.0.0/16 via 192.168.1.1 dev eth0 via 192.168.7.1 dev eth1 [held=1]: its interface is gone"}},
 		{name: "a leg that is down stays", links: changed(eth1, down), held: []plan.Held{held(1, two6)},
 			want: []string{"restore fd00::/8 via fe80::1 dev eth0 via fe80::2 dev eth1 [held=1]"}},
+		{name: "one leg is down, the other gone", links: slices.DeleteFunc(changed(eth1, down), func(l plan.Link) bool { return l.Index == eth0 }), held: []plan.Held{held(1, two6)},
+			want: []string{"forget fd00::/8 via fe80::1 dev eth0 via fe80::2 dev eth1 [held=1]: its interface went down"}},
+		{name: "a leg by no interface stays", links: without(eth1), held: []plan.Held{held(1, two6+" nexthop via fe80::3")},
+			want: []string{"restore fd00::/8 via fe80::1 dev eth0 via fe80::3 [held=1]"}},
+		{name: "a route by no interface has none to lose", links: without(eth0, eth1), held: []plan.Held{held(1, "blackhole 10.1.0.0/16")},
+			want: []string{"restore blackhole 10.1.0.0/16 [held=1]"}},
 		{name: "a nexthop group stays", links: without(eth1), held: []plan.Held{held(1, two4+" nhid 7")},
 			want: []string{"restore 10.1.0.0/16 via 192.168.1.1 dev eth0 via 192.168.7.1 dev eth1 nhid 7 [held=1]"}},
 		{name: "a leg that is added again is no copy of both", spec: session("fd00::/8", nil), held: []plan.Held{held(1, "fd00:1::/32 nexthop via fe80::1 dev eth0 nexthop via fe80::2 dev eth1")},
@@ -149,6 +170,13 @@ func TestConnectedWithoutAnAddress(t *testing.T) {
 			want: []string{"restore " + advertised + " [held=1]"}},
 		{name: "goes with the network", held: []plan.Held{in("2001:db8:5::9/128", held(1, advertised))},
 			want: []string{"forget " + advertised + " [held=1]: its address was removed"}},
+		{name: "an address of the network led to it, and went", links: single, held: []plan.Held{in("2001:db8:5::/64", held(1, advertised))},
+			want: []string{"forget " + advertised + " [held=1]: its address was removed"}},
+		{name: "what led to it is not known", links: single, held: []plan.Held{held(1, advertised)},
+			want: []string{"forget " + advertised + " [held=1]: its address was removed"}},
+		{name: "a peer's, whose address went", links: changed(eth0, func(l *plan.Link) { l.Peers = prefixes("192.168.50.1/32") }),
+			held: []plan.Held{held(1, "192.168.50.1/32 dev eth0 proto kernel src 192.168.9.9")},
+			want: []string{"forget 192.168.50.1/32 dev eth0 proto kernel src 192.168.9.9 [held=1]: its address was removed"}},
 	} {
 		t.Run(s.name, func(t *testing.T) { s.run(t) })
 	}
@@ -162,6 +190,9 @@ func TestGatewayWhileNoWayIsKnown(t *testing.T) {
 	vpn := []string{"0.0.0.0/1 dev tun0", "128.0.0.0/1 dev tun0"}
 	t.Run("ours", func(t *testing.T) {
 		situation{spec: spec, table: append(vpn, "192.168.1.1 dev eth0 proto own", "203.0.113.5 via 192.168.1.1 dev eth0 proto own")}.run(t)
+	})
+	t.Run("one into the tunnel leads nowhere", func(t *testing.T) {
+		situation{spec: spec, table: append(vpn, "203.0.113.5 dev tun0 proto own"), want: []string{"withdraw 203.0.113.5/32 dev tun0 proto own"}}.run(t)
 	})
 	t.Run("one from before", func(t *testing.T) {
 		situation{spec: spec, table: append(vpn, "192.168.1.1 dev eth0 proto static", "203.0.113.5 via 192.168.1.1 dev eth0 proto own")}.run(t)

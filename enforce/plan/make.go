@@ -180,7 +180,7 @@ type maker struct {
 	bySlot     map[Slot][]int         // indices of the candidates
 	stay       Slot                   // of the last route read that stays
 	own        []Route                // our own routes that do not carry protected traffic
-	twins      []Route                // others' IPv6 host routes that ours may be a leg or an equal of
+	twins      []Route                // others' IPv6 routes that ours may be a leg or an equal of
 	seen       map[netip.Prefix]Route // the tunnel's standing route for each protected prefix
 	owed       map[netip.Prefix]Route // the same, of those held: they come back
 	paths      []path
@@ -217,7 +217,7 @@ func (m *maker) read(r *Route) {
 		rest := withLegs(*r, func(h Hop) bool { return h.Link == v.Entry.Tunnel })
 		m.see(&rest, v.Entry)
 	}
-	if v.Reason == InExcluded && divisible(r) && r.Dst.IsSingleIP() && v.Entry.Prefix == r.Dst {
+	if v.Reason == InExcluded && divisible(r) && v.Entry.Prefix == r.Dst {
 		m.twins = append(m.twins, r.Clone())
 	}
 	switch {
@@ -348,7 +348,7 @@ func (m *maker) mergeSeen() []Route {
 	var out []Route
 	for e := range m.p.Entries() {
 		r, standing := m.seen[e.Prefix]
-		if !standing && e.Class == Protected && e.Known {
+		if !standing && e.Known {
 			r, standing = e.Route, true
 		}
 		if standing {

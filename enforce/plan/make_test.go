@@ -17,6 +17,7 @@ type situation struct {
 	held     []plan.Held
 	links    []plan.Link // nil: links()
 	baseline bool
+	before   *plan.Spec
 	want     []string
 }
 
@@ -25,6 +26,9 @@ func (s situation) run(t *testing.T) plan.Plan {
 	in := plan.Input{Policy: build(t, s.spec), Table: slices.Values(routes(s.table...)), Held: s.held, Links: s.links, Baseline: s.baseline}
 	if in.Links == nil {
 		in.Links = links()
+	}
+	if s.before != nil {
+		in.Before = build(t, *s.before)
 	}
 	pl := plan.Make(in)
 	if got := lines(pl); !slices.Equal(got, s.want) {
@@ -87,6 +91,9 @@ func TestMustExist(t *testing.T) {
 			spec:  session("10.0.0.0/8", func(s *plan.Session) { s.Reject = prefixes("2000::/3") }),
 			table: []string{"10.0.0.0/8 dev tun0", "unreachable 2000::/3 dev lo metric 1024"},
 			want:  []string{"put unreachable 2000::/3 metric 1 [ahead]"}},
+		{name: "IPv4 is rejected at the lowest metric, as its other routes stand",
+			spec:  session("fd00::/8", func(s *plan.Session) { s.Reject = prefixes("128.0.0.0/1") }),
+			table: []string{"fd00::/8 dev tun0 metric 1024"}, want: []string{"put unreachable 128.0.0.0/1 [ahead]"}},
 		{name: "rejected no longer", spec: session("10.0.0.0/8", nil),
 			table: []string{"10.0.0.0/8 dev tun0", "unreachable 2000::/3 dev lo metric 1 proto own"},
 			want:  []string{"withdraw unreachable 2000::/3 dev lo metric 1 proto own"}},
@@ -114,6 +121,30 @@ func TestMustExist(t *testing.T) {
 			held:  []plan.Held{held(1, gateway), held(2, lan)},
 			table: []string{"default dev tun0"},
 			want:  []string{"put 192.168.1.1/32 dev eth0 src 192.168.1.10", "put 203.0.113.5/32 via 192.168.1.1 dev eth0"}},
+		{name: "a held way by an interface that has no address of its family is none", spec: session("0.0.0.0/0", server("203.0.113.5")),
+			held: []plan.Held{held(1, gateway+" onlink")}, links: changed(eth0, addrs("2001:db8:2::10/64")), table: []string{"default dev tun0"}},
+		{name: "a held default route is no subnet of its gateway",
+			spec: session("0.0.0.0/0", func(s *plan.Session) {
+				s.Servers, s.Exclude = []netip.Addr{netip.MustParseAddr("203.0.113.5")}, prefixes("192.168.1.0/24")
+			}),
+			held: []plan.Held{held(1, gateway)}, table: []string{"default dev tun0", lan},
+			want: []string{"put 203.0.113.5/32 via 192.168.1.1 dev eth0"}},
+		{name: "nor is one whose first leg is down", spec: session("0.0.0.0/0", server("203.0.113.5")), links: changed(eth0, down),
+			held: []plan.Held{held(1, "default nexthop via 192.168.1.1 dev eth0 nexthop via 192.168.7.1 dev eth1")}, table: []string{"default dev tun0"}},
+		{name: "nor is one whose first leg is gone", spec: session("0.0.0.0/0", server("203.0.113.5")), links: without(eth0),
+			held: []plan.Held{held(1, "default nexthop via 192.168.1.1 dev eth0 nexthop via 192.168.7.1 dev eth1 nhid 7")}, table: []string{"default dev tun0"}},
+		{name: "what carries nothing, or not all, is no way to the server", spec: session("203.0.113.0/24", server("203.0.113.5")),
+			table: []string{"203.0.113.0/24 dev tun0", gateway + " dead", "default via 192.168.1.2 dev eth0 tos 0x10", "default via 192.168.1.3", "unreachable default dev eth0"}},
+		{name: "the same of IPv6", spec: session("2001:db8:77::/48", server("2001:db8:77::5")),
+			table: []string{"2001:db8:77::/48 dev tun0 metric 1024", "::/0 from 2001:db8:2::/64 via fe80::1 dev eth0 metric 1024"}},
+		{name: "a link-local gateway needs no route", spec: session("::/0", server("2001:db8:77::5")), baseline: true,
+			table: []string{"::/0 via fe80::1 dev eth0 metric 1024", "::/0 dev eth0 metric 2000", "::/0 dev tun0 metric 3000"},
+			want:  []string{"put 2001:db8:77::5/128 via fe80::1 dev eth0 metric 1", "remove ::/0 via fe80::1 dev eth0 metric 1024 [hold]", "remove ::/0 dev eth0 metric 2000 [hold]"}},
+		{name: "ours serves, if its source address is ours to choose", spec: session(full, server("203.0.113.5")),
+			table: append([]string{gateway, "203.0.113.5 via 192.168.1.1 dev eth0 src 192.168.1.10 proto own"}, fullRoutes...)},
+		{name: "but not with another source address than the gateway's subnet has", spec: session(full, server("203.0.113.5")), held: []plan.Held{held(1, lan)},
+			table: append([]string{gateway, "192.168.1.1 dev eth0 src 192.168.1.99 proto own", "203.0.113.5 via 192.168.1.1 dev eth0 proto own"}, fullRoutes...),
+			want:  []string{"put 192.168.1.1/32 dev eth0 src 192.168.1.10", "withdraw 192.168.1.1/32 dev eth0 proto own src 192.168.1.99"}},
 		{name: "an attack does not lead the transport astray", spec: session("0.0.0.0/0", server("203.0.113.5")), held: []plan.Held{held(1, gateway), held(2, lan)},
 			table: []string{"default dev tun0", "192.168.1.1 dev eth0 src 192.168.1.10 proto own", "203.0.113.5 via 192.168.1.1 dev eth0 proto own",
 				"203.0.113.0/24 via 192.168.1.66 dev eth0", "192.168.1.0/25 dev eth1"},
@@ -147,6 +178,10 @@ func TestRemove(t *testing.T) {
 			want: []string{"remove 192.168.1.0/24 dev eth0 proto kernel src 192.168.1.10 [hold]"}},
 		{name: "and not, if its address is gone", spec: spec, table: append(ours, "192.168.9.0/24 dev eth0 proto kernel src 192.168.9.10"),
 			want: []string{"remove 192.168.9.0/24 dev eth0 proto kernel src 192.168.9.10"}},
+		{name: "nor, if it is another of the same network", spec: spec, table: append(ours, "192.168.1.0/24 dev eth0 proto kernel src 192.168.1.99"),
+			want: []string{"remove 192.168.1.0/24 dev eth0 proto kernel src 192.168.1.99"}},
+		{name: "nor, if its interface is gone", spec: spec, links: without(eth1), table: append(ours, "192.168.7.0/24 dev eth1 proto kernel src 192.168.7.10"),
+			want: []string{"remove 192.168.7.0/24 dev eth1 proto kernel src 192.168.7.10"}},
 		{name: "restore: all holds whatever is removed", spec: all, table: append(ours, "10.1.0.0/16 dev eth0"),
 			want: []string{"remove 10.1.0.0/16 dev eth0 [hold]"}},
 		{name: "added again by its owner: the newer copy replaces the held one", spec: spec, held: []plan.Held{held(7, "10.1.0.0/16 via 192.168.1.1 dev eth0 proto static")},
@@ -200,6 +235,85 @@ func TestRemove(t *testing.T) {
 	}
 }
 
+// TestStood: what the policy by which the table was last right let stand comes back,
+// the first look asked or not.
+func TestStood(t *testing.T) {
+	less, more := session("10.0.0.0/8", nil), session("10.0.0.0/8 172.16.0.0/12", nil)
+	table := []string{"10.0.0.0/8 dev tun0", "172.16.0.0/12 dev tun0", "10.1.0.0/16 dev eth0", "172.18.0.0/16 dev eth0"}
+	for _, baseline := range []bool{false, true} {
+		situation{spec: more, before: &less, baseline: baseline, table: table,
+			want: []string{"remove 10.1.0.0/16 dev eth0", "remove 172.18.0.0/16 dev eth0 [hold]"}}.run(t)
+	}
+}
+
+// TestStead: the tunnel's own route that another session took out is put where the
+// one we would make up could not be told from it.
+func TestStead(t *testing.T) {
+	known := session("10.0.0.0/8", nil)
+	known.Seen = routes("10.0.0.0/8 dev tun0 proto boot")
+	const same = "10.0.0.0/8 dev tun0 proto static"
+	for _, c := range []struct {
+		name, held string
+		spec       plan.Spec
+		put        string
+	}{
+		{"it goes the same way", same, session("10.0.0.0/8", nil), same},
+		{"another was seen", same, known, "10.0.0.0/8 dev tun0 proto boot"},
+		{"another metric", same + " metric 5", session("10.0.0.0/8", nil), "10.0.0.0/8 dev tun0"},
+		{"a gateway", "10.0.0.0/8 via 10.8.0.1 dev tun0", session("10.0.0.0/8", nil), "10.0.0.0/8 dev tun0"},
+		{"more legs", "10.0.0.0/8 nexthop dev tun0 nexthop via 10.8.0.1 dev tun0", session("10.0.0.0/8", nil), "10.0.0.0/8 dev tun0"},
+		{"a TOS", "10.0.0.0/8 dev tun0 tos 16", session("10.0.0.0/8", nil), "10.0.0.0/8 dev tun0"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			situation{spec: c.spec, held: []plan.Held{held(1, c.held)},
+				want: []string{"put " + c.put, "restore " + say(rt(c.held)) + " [held=1]"}}.run(t)
+		})
+	}
+}
+
+// TestLearnt: the policy learns how the tunnel's routes stand, and is the same one
+// while it has nothing to learn.
+func TestLearnt(t *testing.T) {
+	spec := session("10.0.0.0/8 fd00::/8", nil)
+	learn := func(p *plan.Policy, table ...string) (*plan.Policy, []string) {
+		next := plan.Make(plan.Input{Policy: p, Table: slices.Values(routes(table...)), Links: links()}).Policy
+		var seen []string
+		for _, r := range next.Spec().Seen {
+			seen = append(seen, say(r))
+		}
+		return next, seen
+	}
+	p := build(t, spec)
+	if same, _ := learn(p, gateway); same != p {
+		t.Error("another policy, though nothing was learnt")
+	}
+	p, seen := learn(p, gateway, "10.0.0.0/8 dev tun0 metric 70", "10.0.0.0/8 dev tun0 metric 50", "10.0.0.0/8 via 10.8.0.1 dev tun0 metric 50")
+	if want := []string{"10.0.0.0/8 dev tun0 metric 50"}; !slices.Equal(seen, want) {
+		t.Errorf("seen %q, want %q", seen, want)
+	}
+	if same, seen := learn(p, gateway); same != p || len(seen) != 1 {
+		t.Errorf("what was seen is forgotten as it goes: %q", seen)
+	}
+}
+
+// TestShadowed: what stays in a conflict's place, and may be taken in its stead, is told.
+func TestShadowed(t *testing.T) {
+	spec := session("10.0.0.0/8 172.16.0.0/12 fd00::/8", nil)
+	spec.Seen = routes("10.0.0.0/8 dev tun0 metric 50", "172.16.0.0/12 dev tun0", "fd00::/8 dev tun0 metric 50")
+	pl := situation{spec: spec, table: []string{
+		"172.16.0.0/12 dev tun0",
+		"10.0.0.0/8 dev tun0 metric 50", "10.0.0.0/8 dev eth0 metric 50", "10.0.0.0/8 dev eth0 metric 70", "10.0.0.0/8 dev eth0 metric 60",
+		"fd00::/8 metric 50 nexthop dev tun0 nexthop via fe80::1 dev eth0"},
+		want: []string{"remove 10.0.0.0/8 dev eth0 metric 50 [behind]", "remove fd00::/8 via fe80::1 dev eth0 metric 50"}}.run(t)
+	var got []string
+	for _, r := range pl.Shadowed {
+		got = append(got, say(r))
+	}
+	if want := []string{"10.0.0.0/8 dev tun0 metric 50", "10.0.0.0/8 dev eth0 metric 60", "10.0.0.0/8 dev eth0 metric 70"}; !slices.Equal(got, want) {
+		t.Errorf("shadowed %q, want %q", got, want)
+	}
+}
+
 // TestRestore has a row for each sentence of "Removing and restoring" that is
 // about restoring. The policy is empty: the session has ended.
 func TestRestore(t *testing.T) {
@@ -212,6 +326,17 @@ func TestRestore(t *testing.T) {
 				"restore 0.0.0.0/0 via 192.168.1.1 dev eth0 [held=1]", "withdraw 192.168.1.1/32 dev eth0 proto own"}},
 		{name: "the tunnel's routes that we put are withdrawn, the VPN's own are not", table: []string{"10.0.0.0/8 dev tun0 proto own", "10.0.0.0/9 dev tun0"},
 			want: []string{"withdraw 10.0.0.0/8 dev tun0 proto own"}},
+		{name: "ours are withdrawn in order, in whatever order they were read", table: []string{"10.2.0.0/16 dev eth0 proto own", "10.1.0.0/16 dev eth0 proto own"},
+			want: []string{"withdraw 10.1.0.0/16 dev eth0 proto own", "withdraw 10.2.0.0/16 dev eth0 proto own"}},
+		{name: "places that may hold a gateway come back before those that only need one", held: []plan.Held{
+			held(1, "10.1.0.0/16 via 192.168.1.1 dev eth0"),
+			held(2, "10.2.0.0/16 dev eth0"), held(3, "10.2.0.0/16 via 192.168.1.1 dev eth0"),
+			held(4, lan), held(5, "192.168.1.0/24 via 192.168.7.1 dev eth1"),
+			held(6, "192.168.9.0/24 dev eth0")},
+			want: []string{"restore 192.168.9.0/24 dev eth0 [held=6]",
+				"restore 192.168.1.0/24 via 192.168.7.1 dev eth1 [held=5]", "restore " + lan + " [held=4]",
+				"restore 10.2.0.0/16 via 192.168.1.1 dev eth0 [held=3]", "restore 10.2.0.0/16 dev eth0 [held=2]",
+				"restore 10.1.0.0/16 via 192.168.1.1 dev eth0 [held=1]"}},
 		{name: "a tie on metric keeps its position", held: []plan.Held{
 			{ID: 1, Route: rt("10.0.0.0/8 dev eth0"), First: true}, {ID: 2, Route: rt("10.0.0.0/8 dev eth1"), First: true},
 			{ID: 3, Route: rt("10.0.0.0/8 via 192.168.1.1 dev eth0")}, {ID: 4, Route: rt("10.0.0.0/8 dev docker0")}},
@@ -298,6 +423,11 @@ func TestServersWayWins(t *testing.T) {
 		{name: "behind: it is put anew", spec: full, table: append(vpn, pushed, ours), want: []string{"put " + put + " [ahead]", "withdraw " + ours}},
 		{name: "a route that survives is not as long", spec: kept, table: append(vpn, pushed, "203.0.113.0/24 via 192.168.1.1 dev eth0"), want: []string{"put " + put + " [ahead]"}},
 		{name: "a route that survives, and no rival", spec: kept, table: append(vpn, "203.0.113.0/24 via 192.168.1.1 dev eth0")},
+		{name: "a route that survives, and ours beside it", spec: kept, table: append(vpn, "203.0.113.0/24 via 192.168.1.1 dev eth0", ours)},
+		{name: "a rival that carries nothing is none", spec: full, table: append(vpn, pushed+" dead"), want: []string{"put " + put}},
+		{name: "nor is one for a TOS", spec: full, table: append(vpn, pushed+" tos 0x10"), want: []string{"put " + put}},
+		{name: "nor is one that rejects", spec: full, table: append(vpn, "blackhole 203.0.113.5/32 dev tun0"), want: []string{"put " + put}},
+		{name: "nor is a route to more than the server", spec: full, table: append(vpn, "203.0.113.0/24 dev tun0"), want: []string{"put " + put}},
 		{name: "a rival with a higher metric never wins, and ours is put all the same", spec: full, table: append(vpn, pushed+" metric 9"), want: []string{"put " + put + " [ahead]"}},
 		{name: "another session's tunnel may carry it", spec: two, table: append(vpn, "203.0.113.5/32 dev tun1"), want: []string{"put " + put}},
 	} {
@@ -317,7 +447,14 @@ func TestServersWayWins(t *testing.T) {
 			want: []string{"put 2001:db8:77::5/128 via fe80::1 dev eth0 metric 1 [ahead]"}}, false},
 		{situation{name: "IPv6, at the lowest", spec: six, table: append(vpn6, "2001:db8:77::5/128 dev tun0 metric 1"),
 			want: []string{"put 2001:db8:77::5/128 via fe80::1 dev eth0 metric 1 [ahead]"}}, true},
+		{situation{name: "IPv6, the best of two counts", spec: six, table: append(vpn6, "2001:db8:77::5/128 dev tun0 metric 1", "2001:db8:77::5/128 dev tun0 metric 1024"),
+			want: []string{"put 2001:db8:77::5/128 via fe80::1 dev eth0 metric 1 [ahead]"}}, true},
+		{situation{name: "IPv6, for a source prefix", spec: six, table: append(vpn6, "2001:db8:77::5/128 from 2001:db8:8::/64 dev tun0 metric 1"),
+			want: []string{"put 2001:db8:77::5/128 via fe80::1 dev eth0 metric 1"}}, false},
 		{situation{name: "no way outside at all", spec: full, table: append(vpn[:3:3], pushed)}, true},
+		{situation{name: "no way is known, and ours stands ahead", spec: full, table: append(vpn[:3:3], ours, pushed)}, false},
+		{situation{name: "no way is known, and ours stands behind: it goes ahead", spec: full, table: append(vpn[:3:3], pushed, ours),
+			want: []string{"put " + put + " [ahead]", "withdraw " + ours}}, false},
 	} {
 		t.Run(s.name, func(t *testing.T) {
 			if pl := s.run(t); (len(pl.Swallowed) > 0) != s.swallowed {
@@ -334,18 +471,40 @@ func TestGatewaysOfExcludedRoutes(t *testing.T) {
 		s.Servers, s.Exclude = []netip.Addr{netip.MustParseAddr("127.0.0.1")}, prefixes("203.0.113.9/32")
 	})
 	vpn := []string{"0.0.0.0/1 dev tun0", "128.0.0.0/1 dev tun0", gateway, "203.0.113.9/32 via 192.168.1.1 dev eth0"}
+	nested := spec
+	nested.Sessions = append(slices.Clone(spec.Sessions), plan.Session{Tunnel: tun1, TunnelUp: true, Protect: prefixes("fd00::/8"), OtherTable: prefixes("fd00::/8")})
 	const put, ours = "192.168.1.1/32 dev eth0 src 192.168.1.10", "192.168.1.1/32 dev eth0 proto own src 192.168.1.10"
 	for _, s := range []situation{
 		{name: "put before the subnet goes", spec: spec, baseline: true, table: append(vpn, lan), want: []string{"put " + put, "remove " + lan + " [hold]"}},
 		{name: "kept while the subnet is out", spec: spec, table: append(vpn, ours), held: []plan.Held{held(1, lan)}},
 		{name: "no more than needed", spec: spec, table: append(vpn[:3:3], lan), want: []string{"remove " + lan + " [hold]"}},
+		{name: "nor of what carries nothing there", spec: spec, table: append(vpn[:3:3], lan, "other 203.0.113.9/32 via 192.168.1.1 dev eth0"), want: []string{"remove " + lan + " [hold]"}},
+		{name: "a next hop inside another tunnel needs nothing", spec: nested, table: []string{"0.0.0.0/1 dev tun0", "128.0.0.0/1 dev tun0", "203.0.113.9/32 via 10.9.0.1 dev tun1", "10.9.0.0/24 dev tun1"},
+			baseline: true, want: []string{"remove 10.9.0.0/24 dev tun1 [hold]"}},
 	} {
 		t.Run(s.name, func(t *testing.T) {
 			pl := s.run(t)
 			class, _ := pl.Policy.Lookup(netip.MustParseAddr("192.168.1.1"))
-			if want := len(s.table) > 4 && s.name != "no more than needed"; (class == plan.Gateway) != want {
+			if want := strings.HasPrefix(s.name, "put") || strings.HasPrefix(s.name, "kept"); (class == plan.Gateway) != want {
 				t.Errorf("the router is %v", class)
 			}
 		})
+	}
+}
+
+// TestDefaults: of each family the default route that wins outside the tunnels, the
+// first of those that win alike.
+func TestDefaults(t *testing.T) {
+	pl := situation{spec: session("10.0.0.0/8", nil), table: []string{
+		"10.0.0.0/8 dev tun0", lan,
+		"default dev tun0 metric 1", "default dev eth0 metric 2 proto own", "default dev eth0 metric 3 dead", "default dev eth0 metric 4 tos 0x10",
+		"default via fe80::9 dev eth1 metric 5", "default via 192.168.1.1 dev eth0 metric 9", "default via 192.168.7.1 dev eth1 metric 6", "default via 192.168.1.2 dev eth0 metric 6",
+		"default via fe80::1 dev eth0 metric 1024"}, want: []string{"withdraw 0.0.0.0/0 dev eth0 metric 2 proto own"}}.run(t)
+	var got []string
+	for _, r := range pl.Defaults {
+		got = append(got, say(r))
+	}
+	if want := []string{"::/0 via fe80::9 dev eth1 metric 5", "0.0.0.0/0 via 192.168.7.1 dev eth1 metric 6"}; !slices.Equal(got, want) {
+		t.Errorf("default routes %q, want %q", got, want)
 	}
 }

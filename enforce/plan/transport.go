@@ -19,16 +19,9 @@ type path struct {
 	best    Route  // longest route outside every tunnel, standing or held
 	found   bool
 	trusted bool  // best was not put there by whoever adds conflicts
-	kept    Route // the best one that stays and is longer than cover
-	stays   bool  // there is one
+	stays   bool  // one that is longer than cover stays
 	rival   Route // the best host route that leads into the server's own tunnel
 	loops   bool  // there is one
-}
-
-// survives reports whether the server's packets go outside without our doing. Of
-// two routes in one slot the table's order decides, which ours can lead.
-func (pa *path) survives() bool {
-	return pa.stays && !(pa.loops && (pa.kept.Dst.Bits() < pa.rival.Dst.Bits() || pa.kept.Metric >= pa.rival.Metric))
 }
 
 // servers returns one empty path per transport endpoint.
@@ -64,8 +57,8 @@ func (m *maker) follow(r *Route, v Verdict) {
 			pa.best, pa.found, pa.trusted = r.Clone(), true, trusted
 		}
 		stays := v.Reason == InExcluded || v.Decision == Report
-		if stays && pa.cover != nil && r.Dst.Bits() > pa.cover.Prefix.Bits() && (!pa.stays || better(r, &pa.kept)) {
-			pa.kept, pa.stays = r.Clone(), true
+		if stays && pa.cover != nil && r.Dst.Bits() > pa.cover.Prefix.Bits() {
+			pa.stays = true
 		}
 	}
 }
@@ -112,6 +105,9 @@ func better(a, b *Route) bool {
 // want adds the host routes that one server's path needs to the wanted ones.
 func (m *maker) want(pa *path) {
 	host := netip.PrefixFrom(pa.server, pa.server.BitLen())
+	if pa.loops {
+		m.ahead[host] = true
+	}
 	if !pa.found {
 		// The way is unknown now: what stands is the best guess, the gateway's too.
 		m.lostWay = true
@@ -127,14 +123,11 @@ func (m *maker) want(pa *path) {
 			m.wantGateway(hop)
 		}
 	}
-	if !pa.loops && (pa.cover == nil || (pa.survives() && !m.hasOwn(host))) {
+	if !pa.loops && (pa.cover == nil || pa.stays && !m.hasOwn(host)) {
 		return
 	}
 	r := Route{Dst: host, Hop: pa.best.Hop, PrefSrc: pa.best.PrefSrc, Origin: Own}
 	m.wantRoute(r)
-	if pa.loops {
-		m.ahead[host] = true
-	}
 }
 
 // readExcluded notes the gateways of routes that are excluded: they have to stay
@@ -257,5 +250,5 @@ func (m *maker) leadsOut(pa *path) bool {
 	if pa.rival.Dst.Addr().Is6() && pa.rival.Metric <= ownMetric6 {
 		return false
 	}
-	return pa.found || slices.ContainsFunc(m.own, func(o Route) bool { return o.Dst == pa.rival.Dst && !m.behind[o] })
+	return slices.ContainsFunc(m.wanted, func(w Route) bool { return w.Dst == pa.rival.Dst })
 }

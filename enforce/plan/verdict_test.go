@@ -2,6 +2,8 @@ package plan_test
 
 import (
 	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/culvert-project/culvert/enforce/plan"
@@ -97,6 +99,53 @@ func TestPolicyProblems(t *testing.T) {
 			}
 			if got != row.want {
 				t.Errorf("problems %q, want %q", got, row.want)
+			}
+		})
+	}
+}
+
+// TestCarries: a change of these routes may change the transport's way.
+func TestCarries(t *testing.T) {
+	spec := session("0.0.0.0/0", server("203.0.113.5"))
+	spec.Pinholes = prefixes("192.168.1.1/32")
+	p := build(t, spec)
+	for dst, want := range map[string]bool{
+		"203.0.113.0/24": true, "203.0.113.5/32": true, "203.0.112.0/24": false,
+		"192.168.1.1/32": true, "192.168.1.0/24": false, "192.168.1.2/32": false,
+	} {
+		if r := rt(dst + " dev eth0"); p.Carries(&r) != want {
+			t.Errorf("%s: want %t", dst, want)
+		}
+	}
+}
+
+// TestMayPut: the tunnel's route can be put into main where it stands there, and its
+// interface takes it.
+func TestMayPut(t *testing.T) {
+	spec := session("10.0.0.0/8 172.16.0.0/12 fd00::/8", func(s *plan.Session) {
+		s.OtherTable, s.Reject = prefixes("172.16.0.0/12"), prefixes("2000::/3")
+	})
+	for _, c := range []struct {
+		name   string
+		change func(*plan.Session)
+		want   string
+	}{
+		{"up", func(*plan.Session) {}, "10.0.0.0/8 2000::/3 fd00::/8"},
+		{"down", func(s *plan.Session) { s.TunnelUp = false }, "2000::/3"},
+		{"without IPv6", func(s *plan.Session) { s.Mute6 = true }, "10.0.0.0/8 2000::/3"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			spec := plan.Spec{Sessions: slices.Clone(spec.Sessions)}
+			c.change(&spec.Sessions[0])
+			p := build(t, spec)
+			var got []string
+			for e := range p.Entries() {
+				if p.MayPut(e) {
+					got = append(got, e.Prefix.String())
+				}
+			}
+			if strings.Join(got, " ") != c.want {
+				t.Errorf("may put %q, want %q", got, c.want)
 			}
 		})
 	}
