@@ -7,16 +7,16 @@ import (
 )
 
 // Two VPNs may have the same network of their own: 10.8.0.0/24 is OpenVPN's usual one.
-// The kernel lives with both. One of them has it here too, and the other session goes
-// on without: one prefix that cannot be settled does not cost all of a session.
+// The kernel routes it into one of the tunnels. Here one session protects it, and the
+// other goes on without: one prefix in dispute must not cost a whole session.
 
-// leaves is what a session left to another that names it too.
+// leaves is a prefix that a session left to another one, which names it too.
 type leaves struct {
 	prefix netip.Prefix
 	to     string // the other's tunnel
 }
 
-// whole is all that a session asks to protect, what it left to others included.
+// whole is all that a session asks to protect, the prefixes left to others included.
 func (s *session) whole() []netip.Prefix {
 	if len(s.left) == 0 {
 		return s.Protect
@@ -28,8 +28,8 @@ func (s *session) whole() []netip.Prefix {
 	return sortedPrefixes(out)
 }
 
-// divide says what one session of several protects, and what it leaves to others. Those
-// without a tunnel, or a guard in place of it, have no part in it.
+// divide says what session i of all protects, and what it leaves to others. A session
+// whose tunnel is not there takes nothing from others, unless a guard stands for it.
 func divide(all []*session, i int) (protect []netip.Prefix, left []leaves) {
 	s := all[i]
 	if len(s.Derived) == 0 {
@@ -45,9 +45,9 @@ func divide(all []*session, i int) (protect []netip.Prefix, left []leaves) {
 	return protect, left
 }
 
-// claimant returns the session that a derived prefix of one belongs to: one that was
-// told of it, whether to protect or to exclude, else the earliest. It is nil where that
-// is the session itself.
+// claimant returns the session to which session i leaves its derived prefix p: one that
+// names p explicitly, to protect or to exclude it, else an earlier one that derived it
+// too. It is nil where session i keeps the prefix.
 func claimant(all []*session, i int, p netip.Prefix) *session {
 	for j, o := range all {
 		derived := slices.Contains(o.Derived, p)
@@ -80,7 +80,7 @@ func (e *Enforcer) divideAll() {
 	}
 }
 
-// leftFindings tells of what a session left to others.
+// leftFindings says which prefixes a session left to others.
 func leftFindings(s *session) (out []string) {
 	for _, l := range s.left {
 		out = append(out, fmt.Sprintf("%s is this tunnel's own network, and the session on %s names it too: it is that one's, and packets to it do not go by %s", l.prefix, l.to, s.Tunnel))

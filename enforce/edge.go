@@ -46,10 +46,10 @@ func answerDeleted(v *view, r *plan.Route, a *Answer) {
 	}
 }
 
-// answerAdded deletes a conflicting route at once, unless it must come back, or
-// may have stood before: then it is written down first, which is not for this
-// path. A route that shares the tunnel's legs needs the whole table looked at. One
-// by an interface that nobody has looked at yet may be the tunnel's own, on an
+// answerAdded deletes a conflicting route at once. It leaves to the loop a route that
+// must come back, or may have stood before: that is written down first. It leaves to
+// the level path a route that shares the tunnel's legs: that needs the whole table. And
+// a route by an interface that was not looked at yet may be the tunnel's own, on an
 // interface that it has just got.
 func answerAdded(v *view, r *plan.Route, a *Answer) {
 	switch a.Verdict.Decision {
@@ -76,10 +76,10 @@ func answerAdded(v *view, r *plan.Route, a *Answer) {
 	}
 }
 
-// mayHaveStood reports whether a conflict may be one that stood before the policy:
-// announcements wait in the socket, and until the table has been read by the policy
-// nobody knows what stood. What conflicted with the policy before came while that
-// was in force.
+// mayHaveStood reports whether a conflict may have stood before the policy. Until the
+// table has been read by the new policy nobody knows what stood, for announcements wait
+// in the socket. A route that conflicted with the previous policy too did not stand: it
+// came while that policy was in force.
 func (v *view) mayHaveStood(r *plan.Route) bool {
 	return v.before != nil && plan.Judge(v.before, r).Decision != plan.Conflict
 }
@@ -97,14 +97,14 @@ func (v *view) knows(r *plan.Route) bool {
 	return true
 }
 
-// mayPut reports whether the tunnel's route may be put at once. One that is made up
-// is not until the table has been read: the VPN's own may stand.
+// mayPut reports whether the tunnel's route may be put at once. A route that culvert
+// made up waits until the table has been read: the VPN's own may stand there.
 func (v *view) mayPut(en *plan.Entry) bool {
 	return v.policy.MayPut(en) && (v.before == nil || en.Known)
 }
 
-// betters reports whether the tunnel's own route is preferred to the one that is
-// known: then fewer routes compete with it.
+// betters reports whether r, a route of the tunnel's own, has a lower metric than the
+// one that is known: then fewer routes compete with it.
 func betters(r *plan.Route, en *plan.Entry) bool {
 	return r.Dst == en.Prefix && r.TOS == 0 && !r.Src.IsValid() && r.Metric < en.Route.Metric
 }
@@ -206,8 +206,8 @@ func harmless(err error) bool { return errors.Is(err, ErrGone) || errors.Is(err,
 // eventRemoved records a route that the edge path deleted, or tried to.
 func (e *Enforcer) eventRemoved(ev Event) {
 	if ev.Idle {
-		// The level path was there first, and has told of it and held what it held;
-		// or its owner took it back, and it is no newer copy of anything.
+		// The level path deleted it first, and has reported and held it; or its owner
+		// took it back, and then it is no newer copy of a held route.
 		return
 	}
 	e.tellRemoved(&ev)
@@ -216,8 +216,8 @@ func (e *Enforcer) eventRemoved(ev Event) {
 	}
 }
 
-// tellRemoved tells of a route that the edge path deleted, or tried to: of one that
-// was gone already, whoever deleted it does.
+// tellRemoved reports a route that the edge path deleted, or tried to. One that was gone
+// already is reported by whoever deleted it.
 func (e *Enforcer) tellRemoved(ev *Event) {
 	if ev.Idle {
 		return
@@ -275,9 +275,10 @@ func (e *Enforcer) serve(ctx context.Context, ev Event) (n int) {
 	}
 }
 
-// mustWriteFirst notes a route to delete that the edge path left to the loop. It is
-// written down first unless it came while what it conflicts with was protected, and
-// nothing else wants it back: an interface that was not known may have been why.
+// mustWriteFirst notes a route to delete that the edge path left to the loop. The route
+// is held unless it came while what it conflicts with was protected, and nothing else
+// wants it back: then the edge path left it because its interface was not known, or
+// because the delete may take another route by mistake.
 func (e *Enforcer) mustWriteFirst(ev *Event, v plan.Verdict) {
 	if e.written.events == nil {
 		e.written.events = map[plan.Slot]*Event{}
@@ -290,8 +291,8 @@ func (e *Enforcer) mustWriteFirst(ev *Event, v plan.Verdict) {
 		First: e.comesFirst(&ev.Route, v.Entry)})
 }
 
-// comesFirst reports whether no route stays that a new one of its slot stands behind, as
-// far as the last reading knows.
+// comesFirst reports whether r is the first of its slot: none that stays stands before
+// it, as far as the last reading knows.
 func (e *Enforcer) comesFirst(r *plan.Route, en *plan.Entry) bool {
 	behind := func(o plan.Route) bool { return o.Slot() == r.Slot() }
 	return r.Dst.Addr().Is4() && !(en != nil && behind(en.Route)) && !slices.ContainsFunc((*e.stay.Load())[r.Dst], behind)

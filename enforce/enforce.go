@@ -121,13 +121,13 @@ type Event struct {
 type Session struct {
 	Tunnel            string         `json:"tunnel"` // interface name
 	Protect           []netip.Prefix `json:"protect"`
-	Derived           []netip.Prefix `json:"derived,omitempty"` // of Protect: nobody asked for them, and where another session names one it is that one's
+	Derived           []netip.Prefix `json:"derived,omitempty"` // of Protect: the tunnel's own networks, which nobody asked for; one that another session names too is protected by that one alone
 	Exclude           []netip.Prefix `json:"exclude,omitempty"`
 	Servers           []Server       `json:"servers,omitempty"`
 	ExcludeInterfaces []string       `json:"exclude_interfaces,omitempty"` // names or patterns (path.Match); their routes are reported, not removed
 	OtherTable        []netip.Prefix `json:"other_table,omitempty"`        // of Protect: routed by the VPN in a table of its own
 	OtherFamily       OtherFamily    `json:"other_family,omitempty"`       // of a full tunnel: what is done with the family that it leaves out
-	ServerFrom        []string       `json:"server_from,omitempty"`        // who sends the transport (ParseSender), any of them; empty: what the kind of the tunnel makes certain
+	ServerFrom        []string       `json:"server_from,omitempty"`        // who may send to Servers, each as [ParseSender] takes it; empty: what the tunnel's kind makes certain
 	ServersFound      bool           `json:"servers_found,omitempty"`      // nobody named Servers: they are what the tunnel's own settings said last
 	Rearm             bool           `json:"rearm,omitempty"`              // wait for the tunnel, and again when it vanished
 	Hook              bool           `json:"hook,omitempty"`               // facts of a connection, told by the VPN: see Join
@@ -158,7 +158,7 @@ const (
 	Auditing     State = "auditing"     // judged and reported, nothing changed
 	Failed       State = "failed"       // something that must be done could not be; see Error
 	Restored     State = "restored"     // ended; what it had removed is back
-	Restoring    State = "restoring"    // ended; some of that cannot come back yet, and waits: see Error
+	Restoring    State = "restoring"    // ended; some of that cannot come back yet: see Error, and Status.Waiting
 )
 
 // Loss says what happens when a tunnel vanishes without notice.
@@ -173,7 +173,7 @@ const (
 // Status is a moment's view of the Enforcer. Its JSON form is stable.
 type Status struct {
 	Sessions  []SessionStatus `json:"sessions"`
-	Totals    Totals          `json:"totals"`    // since the start: of all sessions, those that ended and what is done after their end
+	Totals    Totals          `json:"totals"`    // since the start, for all sessions, ended ones included
 	Incidents []Incident      `json:"incidents"` // the last ones, oldest first
 	// Waiting are the held routes that no session keeps out: they come back once what
 	// they need is there.
@@ -205,7 +205,7 @@ type Totals struct {
 	Removed   uint64 `json:"removed"`   // conflicting routes deleted, repeats included
 	Readded   uint64 `json:"readded"`   // VPN routes and pinholes put (back)
 	Restored  uint64 `json:"restored"`  // held routes given back
-	Withdrawn uint64 `json:"withdrawn"` // routes of culvert's own taken away again, and others' that give way for a moment to what comes back ahead
+	Withdrawn uint64 `json:"withdrawn"` // culvert's own routes taken away, and others' taken out for a moment so that routes come back in order
 }
 
 // Totals returns the session's share.

@@ -155,8 +155,8 @@ func (h *heldRoutes) demote(back *plan.Action, comes func(id uint64) bool) (out 
 	return out
 }
 
-// lastPlace returns the place of the last of those in a slot that come back behind others,
-// or 0: what comes behind all of them has it too.
+// lastPlace returns the place of the last route of a slot that comes back behind others,
+// or 0 when none does. A route that came behind all of these shares that place.
 func (h *heldRoutes) lastPlace(s plan.Slot) (last uint64) {
 	for _, id := range h.bySlot[s] {
 		if o := h.get(id); !o.First && (last == 0 || o.place() < last) {

@@ -11,16 +11,17 @@ import (
 	"github.com/culvert-project/culvert/enforce/plan"
 )
 
-// holding is a route to write down, and its place among the equals of its slot.
+// holding is a route to write down, and its place among the routes of its slot.
 type holding struct {
 	route plan.Route
-	place uint64 // of the older copy that it replaces; 0: a place of its own
+	place uint64 // that of the older copy that it replaces; 0: its own
 	first bool
 	nets  []netip.Prefix // of its interfaces, when it is not read together with the facts
 	of    *tally         // of the session for which it is removed; nil where that is not known
 }
 
-// replacing is a holding that has the place of a held route, when the ID is one.
+// replacing makes a holding of r that takes over the place of the held route id, if there
+// is one.
 func (e *Enforcer) replacing(id uint64, r *plan.Route, first bool) holding {
 	if h := e.held.get(id); h != nil {
 		return holding{route: *r, place: cmp.Or(h.Place, h.ID), first: h.First, nets: h.Nets, of: e.held.tally(id)}
@@ -42,7 +43,7 @@ func (e *Enforcer) hold(routes []holding, placed bool) ([]uint64, error) {
 		h := &routes[i]
 		ids[i] = e.lastID + uint64(i) + 1
 		entries[i] = Entry{ID: ids[i], Route: h.route, Taken: e.uptime(now), Since: now, Place: h.place, First: h.first, Nets: h.nets}
-		if i > 0 && placed && sameWay(&h.route, &routes[i-1].route) { // as the most of a crowd
+		if i > 0 && placed && sameWay(&h.route, &routes[i-1].route) { // as most are when there are many
 			entries[i].Links, entries[i].Nets = entries[i-1].Links, entries[i-1].Nets
 			continue
 		}
@@ -90,16 +91,16 @@ func (e *Enforcer) demote(actions []plan.Action) {
 	}
 }
 
-// livesPause is how often lifetimes that were renewed are written down. Each router
-// advertisement renews some, and anybody on the link can send thousands a second: a
-// disk must not be waited for each time. A crash costs held routes that much of their
-// lives, and the next advertisement makes up for it.
+// livesPause is the least time between two writes of renewed lifetimes. Each router
+// advertisement renews some, and anybody on the link can send thousands a second: the
+// loop must not wait for the disk each time. A crash loses the renewals of that time;
+// the next advertisement makes up for it.
 const livesPause = time.Minute
 
-// relive renews the lifetime of a held route that its owner added again. It keeps the
-// bytes that it had: the kernel announces a route of a router advertisement before it
-// has set the hop limit, and some before they have their lifetime. Then what was left
-// of it begins anew.
+// relive renews the lifetime of a held route that its owner added again. The route's
+// bytes stay the first ones: the kernel announces a route of a router advertisement
+// before it has set the hop limit, and some before they have a lifetime. Where the
+// announcement has none, the old lifetime begins anew.
 func (e *Enforcer) relive(id uint64, r *plan.Route) {
 	h := e.held.get(id)
 	if h.Taken = e.uptime(time.Now()); !r.Dead && (r.Expires != 0 || r.Origin != plan.Leased) {

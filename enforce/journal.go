@@ -41,7 +41,7 @@ type LinkID struct {
 	Name  string `json:"name"`
 	HW    string `json:"hw,omitempty"`
 
-	Type plan.LinkType `json:"type,omitzero"` // of a tunnel; not noted of the interfaces of held routes
+	Type plan.LinkType `json:"type,omitzero"` // set for a tunnel alone, not for the interfaces of held routes
 }
 
 // Binding is what a journal is valid for: interface indices mean nothing after
@@ -51,8 +51,8 @@ type Binding struct {
 	Namespace string `json:"namespace"`
 }
 
-// SessionStore remembers, beyond the process, the sessions that hooks opened:
-// the VPN does not run its hooks again because culvert was restarted.
+// SessionStore remembers the open sessions beyond the process: a VPN does not run its
+// hooks again because culvert was restarted.
 type SessionStore interface {
 	LoadSessions() ([]KeptSession, error)
 	KeepSessions([]KeptSession) error // replaces what was kept; durable on return
@@ -62,5 +62,5 @@ type SessionStore interface {
 type KeptSession struct {
 	Session Session `json:"session"`
 	Link    LinkID  `json:"link"`
-	Own     bool    `json:"own,omitempty"` // the configuration's: of Session there is the tunnel alone
+	Own     bool    `json:"own,omitempty"` // the configuration opened it: of Session only Tunnel is kept
 }

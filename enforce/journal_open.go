@@ -7,9 +7,9 @@ import (
 	"os"
 )
 
-// openRegular opens a file of the state folder, and nothing else that has its name: a
-// link would lead elsewhere, and a named pipe is waited for without end. The folder is
-// root's alone; what is amiss there is a person's to look at.
+// openRegular opens a regular file of the state folder, and refuses anything else by its
+// name: a link would lead elsewhere, and an open of a named pipe may wait for ever. Only
+// root can write to the folder, so a person has to look at what is wrong there.
 func openRegular(path string, flag int) (*os.File, error) {
 	if found, err := os.Lstat(path); err == nil && !found.Mode().IsRegular() {
 		return nil, notRegular(path, found.Mode())
@@ -18,7 +18,7 @@ func openRegular(path string, flag int) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	info, err := f.Stat() // it may have come in between
+	info, err := f.Stat() // it may have been replaced since
 	if err == nil && !info.Mode().IsRegular() {
 		err = notRegular(path, info.Mode())
 	}
@@ -28,7 +28,7 @@ func openRegular(path string, flag int) (*os.File, error) {
 	return f, nil
 }
 
-// notRegular says what has a file's name, and what to do about it.
+// notRegular is the error for path, which is no regular file, with the remedy.
 func notRegular(path string, mode fs.FileMode) error {
 	what := "not a regular file"
 	switch {

@@ -11,10 +11,9 @@ import (
 	"github.com/culvert-project/culvert/enforce/plan"
 )
 
-// pacer says when the table is read: at once when it has been quiet, and else after a
-// pause that grows with what a reading takes, but not without end. A reading may have
-// taken long because the process or the machine stood still: nobody may be deaf for
-// that.
+// pacer says when the table is read: at once after a quiet time, else after a pause. The
+// pause grows with the time that a reading takes, up to longestPause: a reading may have
+// taken long only because the process or the host was suspended.
 type pacer struct {
 	timer *time.Timer
 	at    time.Time // when the timer fires
@@ -43,8 +42,8 @@ func (p *pacer) want(why string, pause time.Duration) {
 	p.wish(why, max(pause, pauseFactor*p.took))
 }
 
-// hurry asks for a reading because something is wrong already, or a tunnel may be
-// there: the pause is no longer than a reading takes.
+// hurry asks for a reading because something is wrong already, or a tunnel may have
+// come. The pause is only as long as a reading takes, and at least shortestPause.
 func (p *pacer) hurry(why string) { p.wish(why, max(shortestPause, p.took)) }
 
 // wish can only bring the next reading nearer, so a flood of wishes cannot postpone it.
@@ -110,9 +109,10 @@ func (e *Enforcer) settleTable(ctx context.Context) (settled bool, err error) {
 	}
 	e.secure()
 	// It is the first look until it is settled: a reading can bring to light what
-	// the last one hid (IPv6 routes between the legs of a multipath route). What
-	// stayed because it could not be written down stood before the next look too. The
-	// edge path waits for neither: it would leave to the loop what the loop cannot do.
+	// the last one hid (IPv6 routes between the legs of a multipath route). A route that
+	// stayed because it could not be written down counts at the next look too as one that
+	// stood. The edge path is armed all the same: unarmed, it would leave to the loop what
+	// the loop cannot do.
 	defer func() {
 		if err != nil {
 			return
@@ -382,9 +382,9 @@ func (e *Enforcer) mustWriteOf(actions []plan.Action) (n int) {
 	return n
 }
 
-// mustWrite reports whether a removal needs an entry of its own: one that is
-// held already does not, unless its owner changed what only its bytes say. Those of
-// a route with a lifetime are its first ones: see relive.
+// mustWrite reports whether a removal needs an entry of its own. A route that is held
+// already needs none, unless its owner changed an attribute that only its bytes show. A
+// route with a lifetime keeps its first bytes: see relive.
 func (e *Enforcer) mustWrite(a *plan.Action) bool {
 	if a.Kind != plan.Remove || !a.Hold {
 		return false

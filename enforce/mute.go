@@ -9,8 +9,8 @@ import (
 )
 
 // IPv6 may be switched off on a tunnel, or on the whole host, as in most containers.
-// Then the kernel takes no IPv6 route by it. That is nothing wrong where IPv6 is off on
-// all other interfaces too: nothing can leave. Where one has it packets leave there.
+// Then the kernel takes no IPv6 route by the tunnel. That does no harm if IPv6 is off on
+// all other interfaces too: no packet can leave. If one has it, packets leave by that.
 
 // muted are the prefixes of a session that its tunnel cannot carry.
 func (s *session) muted() (out []netip.Prefix) {

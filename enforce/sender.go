@@ -5,21 +5,21 @@ import (
 	"strings"
 )
 
-// Sender is who sends a tunnel's transport: see Session.ServerFrom.
+// Sender says who may send a tunnel's own packets to its server: see [Session.ServerFrom].
 type Sender struct {
 	By SenderKind
-	ID uint32 // of SenderUID and SenderMark
+	ID uint32 // SenderUID: the user id; SenderMark: the mark, never 0; else 0
 }
 
-// SenderKind is what a sender is known by.
+// SenderKind says by what a sender is recognised.
 type SenderKind string
 
 // The kinds of senders.
 const (
-	SenderAny  SenderKind = "any"  // nothing: whoever sends, and what is forwarded
-	SenderHost SenderKind = "host" // this host sends it
-	SenderUID  SenderKind = "uid"  // the user of the socket
-	SenderMark SenderKind = "mark" // the packet's mark
+	SenderAny  SenderKind = "any"  // anybody, and what this host forwards
+	SenderHost SenderKind = "host" // this host, and nothing that it forwards
+	SenderUID  SenderKind = "uid"  // sockets of one user
+	SenderMark SenderKind = "mark" // packets with one firewall mark
 )
 
 // String is how a sender is written: any, host, uid:N or mark:N.
@@ -30,7 +30,9 @@ func (s Sender) String() string {
 	return string(s.By)
 }
 
-// ParseSender parses what String returns. Numbers may be written in hexadecimal, after 0x. The error is an *InputError.
+// ParseSender parses what String returns; numbers may also be hexadecimal (0x). A user's
+// name and "auto" are not taken: they are for the caller to resolve. The error is an
+// [*InputError].
 func ParseSender(word string) (Sender, error) {
 	kind, text, numbered := strings.Cut(word, ":")
 	s := Sender{By: SenderKind(kind)}

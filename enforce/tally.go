@@ -12,17 +12,17 @@ import (
 )
 
 // tally counts what was done for a session, where it is done: by [Enforcer.apply]
-// in the loop and by [Event.count] on the edge path, and nowhere else. What is told
-// of it may be grouped, never what is counted.
+// in the loop and by [Event.count] on the edge path, and nowhere else. Reports may group
+// changes; counts never do.
 type tally struct {
 	removed, readded, restored, withdrawn atomic.Uint64
 
-	// changed is when the session left, or was last asked to protect something else. It
-	// is the loop's.
+	// changed is when the session ended, or was last asked to protect something else.
+	// Only the loop uses it.
 	changed time.Time
 
-	owner *session // whose it is, open or not; nil of the sum
-	all   *tally   // the sum of all sessions, open or not, which counts too; nil of itself
+	owner *session // open or not; nil for the sum
+	all   *tally   // the sum of all sessions, open or not, which counts the same change; nil for the sum
 }
 
 // count adds one change of the table. It may be called from any goroutine.
@@ -60,8 +60,8 @@ func (ev *Event) count() {
 	}
 }
 
-// apply carries actions out and counts what they changed: for the session that each
-// belongs to, and for one whose session is not known for all of them together.
+// apply carries actions out and counts what they changed, each for its session. A change
+// whose session is not known is counted in the sum alone.
 func (e *Enforcer) apply(ctx context.Context, actions []plan.Action, of func(*plan.Action) *tally) []error {
 	errs := e.sys.Apply(ctx, actions)
 	for i := range actions {

@@ -22,13 +22,14 @@ type Link struct {
 	Peers []netip.Prefix // what point-to-point addresses lead to, masked
 }
 
-// LinkType is what the system says that an interface is. The zero value is not known.
+// LinkType says what an interface is, as the system tells it. The zero value means that
+// this is not known.
 type LinkType struct {
-	Kind   string `json:"kind,omitempty"`   // of its driver: "tun", "veth"; "" is none, as a network card has
-	Frames uint16 `json:"frames,omitempty"` // what it carries: ARPHRD_ETHER, ARPHRD_NONE
+	Kind   string `json:"kind,omitempty"`   // the driver's kind (IFLA_INFO_KIND): "tun", "veth"; "" where the driver names none, as for a network card
+	Frames uint16 `json:"frames,omitempty"` // the hardware type (ARPHRD_*) of what it carries
 }
 
-// String names the type for a person.
+// String names the type for a person: "tap", "wireguard", "network card".
 func (t LinkType) String() string {
 	if t == (LinkType{Kind: "tun", Frames: framesEthernet}) {
 		return "tap"
@@ -38,12 +39,13 @@ func (t LinkType) String() string {
 
 const framesEthernet = 1 // ARPHRD_ETHER
 
-// Fits reports whether an interface of this type may be one that was of another: they
-// are the same, as far as both are known.
+// Fits reports whether an interface of type t may be the one that was of type o: the
+// types are equal, or one of them is not known.
 func (t LinkType) Fits(o LinkType) bool { return t == o || t == LinkType{} || o == LinkType{} }
 
-// Another reports whether no interface of this type has ever been of another, though
-// its frames may change, as a modem's do.
+// Another reports whether an interface of type t is certainly not the one that was of
+// type o: both types are known and the kinds differ. Frames alone may change, as a
+// modem's do.
 func (t LinkType) Another(o LinkType) bool { return !t.Fits(o) && t.Kind != o.Kind }
 
 // Held is a route that was removed and must come back.
@@ -51,8 +53,8 @@ type Held struct {
 	ID    uint64 // given by whoever holds it; ascending in the order of removal
 	Route Route
 	Age   uint32         // seconds since it was removed
-	Place uint64         // the ID of the first that was held in its place: its own, or that of an older copy; 0 is its own
-	First bool           // no route of the same slot that stayed, or came back since, stood before it
+	Place uint64         // orders the routes of a slot: its own ID, or that of the oldest copy that it replaced; 0 is its own
+	First bool           // it goes back ahead of its slot: none that stayed, or is back already, stood before it
 	Nets  []netip.Prefix // what Nets said when it was removed; empty: not known
 }
 
@@ -64,7 +66,7 @@ type Kind uint8
 const (
 	Put      Kind = iota // add a route that must exist
 	Remove               // delete a conflicting route
-	Lift                 // delete a held route that stands where it would come back in the wrong place
+	Lift                 // delete a held route that stands before its turn; a Restore puts it back in order
 	Restore              // add a held route, then forget it
 	Withdraw             // delete a route of our own that is no longer wanted
 	Forget               // a held route that must not come back
@@ -96,8 +98,8 @@ type Input struct {
 	Links    []Link
 	Baseline bool // the first look under this policy: what stands was there before
 	// Before is the policy by which the table was last right, nil where none is known.
-	// What conflicts with it came since, while connected. What does not stood before,
-	// whatever the policy has learnt or lost: Baseline is asked only where it is nil.
+	// A route that conflicts with Before came later, while connected. A route that
+	// conflicts with Policy alone stood before. Baseline is used only where Before is nil.
 	Before *Policy
 }
 
@@ -119,7 +121,7 @@ type Plan struct {
 	// tunnel, and that cannot be got round.
 	Swallowed []Route
 	Unfit     []Finding // protected addresses that routing cannot protect
-	Stranded  []Finding // what is excluded and enters the tunnel all the same
+	Stranded  []Finding // excluded prefixes whose packets enter the tunnel all the same
 	Defaults  []Route   // the winning default route of each family, of those outside every tunnel
 }
 
@@ -412,8 +414,8 @@ func (m *maker) remove() {
 	}
 }
 
-// stood reports whether a route was there before what it conflicts with: the policy
-// by which the table was last right let it stand, whatever it is that changed since.
+// stood reports whether a route was there before the prefix that it conflicts with was
+// protected: the policy by which the table was last right let it stand.
 func (m *maker) stood(r *Route) bool {
 	if m.in.Before == nil {
 		return m.in.Baseline

@@ -9,9 +9,9 @@ import (
 // be put back at the list's ends only. So what is taken out of a slot is taken
 // from its ends inward, and given back the other way round.
 //
-// IPv4 takes from the front what it can: a delete takes the first route that fits,
-// so one that names the first route of its slot takes no other. And what comes back
-// at the front stands before all that came meanwhile, as it would without culvert.
+// Of IPv4's slots as much as possible is taken from the front. A delete takes the first
+// route that fits, so a delete of the first route takes no other. And a route that comes
+// back at the front stands before all that came meanwhile, as it would without culvert.
 
 // candidate is a route that may have to go: whether it must, only the refined
 // policy can tell.
@@ -50,9 +50,9 @@ func (m *maker) judgeCandidates() {
 	}
 }
 
-// first reports whether the route goes back ahead of its slot. One behind a route
-// that stays does not: ahead of it, it would take traffic that it never had. Nor
-// does one of IPv6, which knows no such way to add.
+// first reports whether the route goes back ahead of its slot. A route behind one that
+// stays does not: ahead of it, it would take traffic that it never had. Nor does an IPv6
+// route: IPv6 cannot add at the front.
 func (c *candidate) first() bool { return c.route.Dst.Addr().Is4() && !c.behind }
 
 // outsideIn orders removals so that those of a slot go from its ends inward:
@@ -142,7 +142,7 @@ func firstSlot(back []Action, turns []int) (n, rank int) {
 	return n, 3
 }
 
-// readHeldTwin notes that a held route stands, where others of its slot are held.
+// readHeldTwin notes a held route that stands all the same, if others of its slot are held.
 func (m *maker) readHeldTwin(r *Route) {
 	if len(m.crowded) == 0 {
 		return
@@ -154,9 +154,9 @@ func (m *maker) readHeldTwin(r *Route) {
 	}
 }
 
-// lift returns what takes out the held routes of back that stand where they would
-// be in the wrong place: before others of their slot came back. A process that was
-// killed while it deleted leaves such. Each of them comes back with the others.
+// lift returns the deletes of held routes of back that stand already, although others of
+// their slot that belong before them are still to come back. A process that was killed
+// while it deleted leaves such. Each of them then comes back in its turn.
 func (m *maker) lift(back []Action) (out []Action) {
 	var slot Slot
 	missing := false // one of the slot that comes back before

@@ -2,9 +2,9 @@ package plan
 
 import "net/netip"
 
-// What is excluded bypasses the tunnel by the routes that stay there. Where none does,
-// because it was part of a wider route that had to go, it enters the tunnel with
-// everything else. Nothing leaks by that, but it is not what was asked for.
+// An excluded prefix bypasses the tunnel by the routes to it, which stay. If there is
+// none, because only a wider route led there and had to go, its packets enter the tunnel
+// with all others. That is no leak, but it is not what was asked for.
 
 // exclusion is an excluded prefix inside a protected one.
 type exclusion struct {
@@ -12,8 +12,8 @@ type exclusion struct {
 	served bool   // a route that stays leads outside
 }
 
-// exclusions are what the sessions exclude, as far as only a route of its own leads
-// there outside the tunnel.
+// exclusions are the excluded prefixes that only a route of their own can lead to outside
+// the tunnel: those inside a protected prefix whose tunnel is up.
 func (p *Policy) exclusions() map[netip.Prefix]*exclusion {
 	var out map[netip.Prefix]*exclusion
 	for i := range p.spec.Sessions {
@@ -31,8 +31,8 @@ func (p *Policy) exclusions() map[netip.Prefix]*exclusion {
 	return out
 }
 
-// readStaying notes what a route that stays serves. One that is as wide as what is
-// protected around loses to the tunnel's.
+// readStaying notes which exclusions a route that stays serves. A route as wide as the
+// protected prefix around it serves none, for the tunnel's own wins.
 func (m *maker) readStaying(r *Route, v Verdict) {
 	if len(m.excluded) == 0 || r.Dead || (v.Reason != InExcluded && v.Decision != Report) {
 		return
@@ -53,7 +53,7 @@ func (m *maker) serve(x netip.Prefix, r *Route) {
 	}
 }
 
-// strand reports what is excluded and has no way outside.
+// strand reports the excluded prefixes that have no way outside.
 func (m *maker) strand() {
 	for _, w := range m.wanted {
 		if e := m.excluded[w.Dst]; e != nil {

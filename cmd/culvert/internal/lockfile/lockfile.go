@@ -66,16 +66,16 @@ func Acquire(path string, note []byte) (io.Closer, error) {
 // attempts is how often the file may be removed under our hands.
 const attempts = 100
 
-// Somebody's Sweep may have a place that is nobody's for a moment: a place is held
-// only if it is for longer than that.
+// A Sweep of another process locks each place that nobody has, for a moment. So Acquire
+// reports a HeldError only after this many tries.
 const (
 	sweeps    = 5
 	sweepTime = 20 * time.Millisecond
 )
 
-// Sweep removes the files of places in a folder that nobody has, and says how many:
-// killed processes leave theirs. It takes each place for as long as that lasts, so
-// it takes none from anybody.
+// Sweep removes the files that killed processes left in a folder, and returns how many.
+// It locks each file before it removes it, so it takes no place from anybody. A file
+// that cannot be opened or removed stays.
 func Sweep(folder string) (removed int, err error) {
 	paths, err := filepath.Glob(filepath.Join(folder, "*.lock"))
 	if err != nil {
