@@ -51,47 +51,63 @@ static __always_inline struct rule *look6(const void *header, struct packet *p)
 	return rule6(p->dest);
 }
 
-/* ends4 and ends6 find where a packet ends that a source route sends by way of others. What looks like such an option is
- * taken for one wherever it stands: to follow the others byte by byte costs the verifier too much. */
-static __noinline bool ends4(const void *header, struct packet *p)
+/* way is a packet's headers on the way past its first, as bpf_loop goes through them: the verifier looks at a step once, and
+ * at each turn of a loop of its own. */
+struct way {
+	const void *at; /* IPv4: the options; IPv6: the header that the first one names */
+	__u32 size;	/* of the options */
+	__u8 proto;
+	bool routed; /* a source route was found */
+	__u32 final[4];
+};
+
+/* option4 looks at one byte of the options. What looks like a source route is taken for one wherever it stands. */
+static long option4(__u32 i, struct way *w)
 {
-	const void *options = header + sizeof(struct iphdr);
-	__u8 b[MAX_OPTIONS + sizeof(struct ipopt)] = {};
-	__u32 size = p->upper - sizeof(struct iphdr);
+	__u8 b[3] = {}; /* kind, length, pointer */
 
-	if (p->upper <= sizeof(struct iphdr) || bpf_probe_read_kernel(b, MAX_OPTIONS, options))
-		return false;
-	for (__u32 i = 0; i < MAX_OPTIONS; i++) {
-		__u32 len = b[i + 1];
-
-		if ((b[i] == IPOPT_LSRR || b[i] == IPOPT_SSRR) && b[i + 2] < len && i + len <= size)
-			return !peek(&p->final[0], (const __be32 *)(options + i + len - sizeof(p->final[0])));
-	}
-	return false;
+	if (i + sizeof(b) > w->size || bpf_probe_read_kernel(b, sizeof(b), w->at + i))
+		return 1;
+	if ((b[0] != IPOPT_LSRR && b[0] != IPOPT_SSRR) || b[2] >= b[1] || i + b[1] > w->size)
+		return 0;
+	w->routed = !peek(&w->final[0], (const __be32 *)(w->at + i + b[1] - sizeof(w->final[0])));
+	return 1;
 }
 
-static __noinline bool ends6(const void *header, struct packet *p)
+static long header6(__u32 i, struct way *w)
 {
 	struct routing h;
-	bool routed = false;
+	const void *list = w->at + sizeof(h);
 
-	for (int i = 0; i < MAX_HEADERS; i++) {
-		const void *list = header + p->upper + sizeof(h);
-
-		if (p->proto != IPPROTO_HOPOPTS && p->proto != IPPROTO_DSTOPTS && p->proto != IPPROTO_ROUTING)
-			break;
-		if (peek(&h, (const struct routing *)(header + p->upper)))
-			break;
-		if (p->proto == IPPROTO_ROUTING && h.left && h.len >= 2) {
-			if (h.type == RH_TYPE_0)
-				list += (h.len / 2 - 1) * sizeof(p->final);
-			if (h.type == RH_TYPE_0 || h.type == RH_TYPE_2 || h.type == RH_SEGMENTS)
-				routed = !bpf_probe_read_kernel(p->final, sizeof(p->final), list);
-		}
-		p->proto = h.nexthdr;
-		p->upper += (h.len + 1) * 8;
+	if ((w->proto != IPPROTO_HOPOPTS && w->proto != IPPROTO_DSTOPTS && w->proto != IPPROTO_ROUTING) ||
+	    peek(&h, (const struct routing *)w->at))
+		return 1;
+	if (w->proto == IPPROTO_ROUTING && h.left && h.len >= 2) {
+		if (h.type == RH_TYPE_0)
+			list += (h.len / 2 - 1) * sizeof(w->final);
+		if (h.type == RH_TYPE_0 || h.type == RH_TYPE_2 || h.type == RH_SEGMENTS)
+			w->routed = !bpf_probe_read_kernel(w->final, sizeof(w->final), list);
 	}
-	return routed;
+	w->proto = h.nexthdr;
+	w->at += (h.len + 1) * 8;
+	return 0;
+}
+
+/* ends finds where a packet ends that a source route sends by way of others, and what it carries. */
+static __always_inline void ends(const void *header, struct packet *p)
+{
+	struct way w = {.at = header + sizeof(struct iphdr), .size = p->upper - sizeof(struct iphdr), .proto = p->proto};
+
+	if (p->family == 6) {
+		w.at = header + p->upper;
+		bpf_loop(MAX_HEADERS, header6, &w, 0);
+		p->proto = w.proto;
+		p->upper = w.at - header;
+	} else if (p->upper > sizeof(struct iphdr)) {
+		bpf_loop(MAX_OPTIONS, option4, &w, 0);
+	}
+	p->routed = w.routed;
+	copy_address(p->final, w.final);
 }
 
 /* free is true where no header past the destination matters. */
@@ -214,7 +230,7 @@ static __always_inline struct rule *ruled(struct bpf_nf_ctx *ctx, const void *he
 	bool six = ctx->state->pf == NFPROTO_IPV6;
 	struct rule *r = six ? look6(header, p) : look4(header, p);
 
-	p->routed = six ? ends6(header, p) : ends4(header, p);
+	ends(header, p);
 	if (!free(r, ctx->state))
 		return r;
 	if (!p->routed)

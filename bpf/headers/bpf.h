@@ -142,6 +142,7 @@ static __u64 (*bpf_get_netns_cookie)(void *ctx) = (void *)122;
 static __u64 (*bpf_ktime_get_boot_ns)(void) = (void *)125;
 static void *(*bpf_ringbuf_reserve)(void *map, __u64 size, __u64 flags) = (void *)131;
 static void (*bpf_ringbuf_submit)(void *data, __u64 flags) = (void *)132;
+static long (*bpf_loop)(__u32 turns, void *step, void *context, __u64 flags) = (void *)181; /* since 5.17 */
 static struct mptcp_sock *(*bpf_skc_to_mptcp_sock)(void *sk) = (void *)196;
 static struct socket *(*bpf_sock_from_file)(struct file *file) = (void *)162;
 
