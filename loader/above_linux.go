@@ -11,11 +11,11 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// What the programs are told of how devices stand on each other: whose port a device is, whether what leaves by it leaves
-// once more, and which device a VLAN's frames come from. They decide by it whose domain a packet is in.
+// The programs are told how devices stand on each other: whose port a device is, whether what leaves by it leaves once
+// more by another, and which device a VLAN's frames come from. By this they decide which device's domain a packet is in.
 
-// The kinds whose frames the witness can read where they leave once more. Other kinds write what it does not know before
-// the IP header (a switch's tag, HSR, batman-adv): their packets are judged and counted at the device itself alone.
+// The kinds whose frames the witness can read at the device below. Other kinds write before the IP header what it does not
+// know (a switch's tag, HSR, batman-adv): their packets are judged and counted at the device itself alone.
 var (
 	stacked  = []string{"vlan", "macvlan", "macvtap", "ipvlan", "ipvtap"} // on one device
 	carriers = []string{"bridge", "bond", "team"}                         // on ports, by which nothing else leaves
@@ -24,10 +24,10 @@ var (
 
 const (
 	kindSwitchPort = "dsa"
-	kindOVS        = "openvswitch" // an internal port; the others are of their own kinds
+	kindOVS        = "openvswitch" // an internal port; other ports have kinds of their own
 )
 
-// vlan is the tag of a device's frames; its id is 0 of what is no VLAN's device.
+// vlan is the tag of a device's frames; id is 0 if the device is no VLAN.
 type vlan struct{ proto, id uint16 }
 
 // stack notes what the device sits on.
@@ -47,7 +47,7 @@ func (d *device) stack(l netlink.Link) {
 	}
 }
 
-// know writes what the programs should know of d: nothing at all while it is uncovered.
+// know writes what the programs should know of d: nothing while d should have a program and has none.
 func (w *Witness) know(d *device) error {
 	if d.hook == nil && w.watched(d) {
 		d.noted = false
@@ -83,7 +83,8 @@ func (w *Witness) relate() {
 	w.logged("note VLANs", w.syncVlans())
 }
 
-// domain is the master whose packets are all that leave by d. A port of a VRF, of a switch or of a mesh may send its own.
+// domain is the index of d's master if all that leaves by d is the master's, else 0: a port of a VRF, of a switch or of a
+// mesh may send packets of its own.
 func (w *Witness) domain(d *device) uint32 {
 	if m := w.devices[d.master]; m != nil && slices.Contains(carriers, m.kind) {
 		return uint32(d.master)
@@ -133,7 +134,7 @@ func (w *Witness) anyPort(master int, fits func(*device) bool) bool {
 	return false
 }
 
-// syncVlans brings what the programs know of VLANs up to the devices that are there.
+// syncVlans makes the programs' table of VLANs that of the devices that are there.
 func (w *Witness) syncVlans() error {
 	want := map[leakVlanKey]uint32{}
 	for _, d := range w.devices {

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// setDeadlines makes drops end after so much time, 0 being never.
+// setDeadlines makes drops end when the first of the two times is over; 0 is never. See [Config].
 func (w *Witness) setDeadlines(heartbeat, remaining time.Duration) error {
 	var s leakSettings
 	if heartbeat > 0 {
@@ -26,7 +26,7 @@ func (w *Witness) setDeadlines(heartbeat, remaining time.Duration) error {
 	return nil
 }
 
-// putDeadlines stores two aligned words: the programs see the old one or the new of each.
+// putDeadlines stores two aligned words: of each the programs see the old value or the new one.
 func (w *Witness) putDeadlines(s leakSettings) error {
 	if err := w.put(w.objs.Settings, uint32(0), s); err != nil {
 		return fmt.Errorf("set deadline: %w", err)
@@ -41,14 +41,14 @@ func (w *Witness) deadlines() (s leakSettings, err error) {
 	return s, nil
 }
 
-// readDeadline learns that of an adopted guard.
+// readDeadline reads the deadline of an adopted guard.
 func (w *Witness) readDeadline() error {
 	s, err := w.deadlines()
 	w.status.Until = untilOf(s)
 	return err
 }
 
-// untilOf is when drops end if the machine does not sleep, zero when they do not.
+// untilOf is when drops end if the host does not sleep; zero is never.
 func untilOf(s leakSettings) (end time.Time) {
 	if s.Heard != 0 {
 		end = time.Now().Add(time.Duration(s.Heard) - monotonicNow())
@@ -62,10 +62,10 @@ func untilOf(s leakSettings) (end time.Time) {
 	return end
 }
 
-// monotonicNow reads a clock of the programs, which stands still while the machine sleeps.
+// monotonicNow reads the programs' clock that stands still while the host sleeps.
 func monotonicNow() time.Duration { return clockOf(unix.CLOCK_MONOTONIC) - offsets().monotonic }
 
-// bootNow reads the programs' other clock, which goes on.
+// bootNow reads the programs' clock that goes on in sleep.
 func bootNow() time.Duration { return clockOf(unix.CLOCK_BOOTTIME) - offsets().boot }
 
 func clockOf(id int32) time.Duration {
@@ -80,10 +80,10 @@ func wallTime(boot uint64) time.Time {
 	return time.Now().Add(time.Duration(boot) - bootNow())
 }
 
-// timeOffsets is by how much this process's clocks are ahead of the machine's: programs know of no time namespaces.
+// timeOffsets is by how much this process's clocks are ahead of the host's: the programs know of no time namespaces.
 type timeOffsets struct{ monotonic, boot time.Duration }
 
-// offsets are the same as long as the process lives.
+// offsets do not change while the process lives.
 var offsets = sync.OnceValue(func() timeOffsets {
 	text, err := os.ReadFile("/proc/self/timens_offsets")
 	if err != nil {

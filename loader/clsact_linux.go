@@ -12,7 +12,7 @@ import (
 // clsact is a hook by filter. The kernel holds it without a pin.
 type clsact struct{ filter *netlink.BpfFilter }
 
-// The names say of a filter whether its qdisc was made for it, and so goes with it, or was there before.
+// A filter's name says whether its qdisc was made for it (filterName) and is removed with it, or was there before.
 const (
 	filterName   = "culvert"
 	filterBeside = "culvert beside others"
@@ -20,7 +20,7 @@ const (
 	filterTries  = 16
 )
 
-// qdiscHandle is that of the one qdisc of a device that has no queue: clsact, or ingress in its place.
+// qdiscHandle is the handle that clsact and ingress share: a device has one of them or neither.
 var qdiscHandle = netlink.MakeHandle(0xffff, 0)
 
 const (
@@ -28,8 +28,8 @@ const (
 	kindIngress = "ingress"
 )
 
-// errIngress says that a device has an ingress qdisc where a clsact one would have to be. It takes a filter for the way
-// out, and runs it on the way in.
+// errIngress says that a device has an ingress qdisc where clsact is needed. An ingress qdisc takes an egress filter
+// without an error, but runs it on ingress.
 var errIngress = errors.New("an ingress qdisc is there, which has no way out: put clsact in its place, " +
 	"which keeps all that ingress does (tc qdisc del dev NAME ingress; tc qdisc add dev NAME clsact; and its filters again)")
 
@@ -102,8 +102,8 @@ func qdiscKind(ifindex int) (string, error) {
 	return "", nil
 }
 
-// proved holds what was attached against what the kernel lists: our filter is on the way out, and not on the way in, as it
-// would be of a qdisc that came in between. What is wrong is taken back.
+// proved checks what was attached by what the kernel lists: our filter must be on egress and not on ingress, where an
+// ingress qdisc that came in between would have put it. A filter in the wrong place is removed.
 func (c clsact) proved() error {
 	if err := wantClsact(c.filter.LinkIndex); err != nil {
 		return errors.Join(err, c.remove())
@@ -138,8 +138,8 @@ func ownFilter(ifindex int, parent uint32) (*netlink.BpfFilter, error) {
 	return nil, nil
 }
 
-// foundClsact returns our filter on the way out of an interface, nil when there is none. One that an earlier version left in
-// an ingress qdisc, where it judges what comes in, is taken off.
+// foundClsact returns our egress filter of an interface, nil when there is none. A filter that an earlier version left in an
+// ingress qdisc, where it judges what comes in, is removed.
 func foundClsact(ifindex int) hook {
 	b, err := ownFilter(ifindex, netlink.HANDLE_MIN_EGRESS)
 	if err != nil || b == nil {

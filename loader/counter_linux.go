@@ -10,8 +10,8 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-// past are the interfaces that went. Their sums stay theirs until they have been read once more, so that nothing of what
-// they leaked is put down to nobody; then they are added to one sum for all that are gone, and make room.
+// past are the interfaces that are gone. Each keeps its sums until these have been read once more, so that the reader knows
+// whose they were. Then they are folded: added to one sum for all interfaces that are gone, which makes room.
 type past struct {
 	mu   sync.Mutex // guards gone
 	gone map[int]bool
@@ -19,7 +19,7 @@ type past struct {
 	walk sync.Mutex // held while the counters are walked or folded: each walk sees every packet once
 }
 
-// pastKept is how many may wait for a reader that never comes.
+// pastKept is how many interfaces wait for a reader before they are folded without one.
 const pastKept = 512
 
 // ofGone is the index under which the sums of interfaces that are gone are kept.
@@ -84,7 +84,7 @@ func plus(a, b leakCounter) leakCounter {
 	return leakCounter{Packets: a.Packets + b.Packets, Bytes: a.Bytes + b.Bytes, Dropped: a.Dropped + b.Dropped}
 }
 
-// passed notes that an interface is gone. Where nobody reads, what waits is folded here.
+// passed notes that an interface is gone. When too many wait for a reader it folds them itself.
 func (w *Witness) passed(index int) {
 	if w.past.add(index) < pastKept || !w.past.walk.TryLock() {
 		return // a reader that walks now will see to it
@@ -103,7 +103,7 @@ func (w *Witness) foldEarlier(index int) error {
 	return w.foldAll([]int{index})
 }
 
-// foldUnknown folds what interfaces leaked that went while no process looked.
+// foldUnknown folds the sums of interfaces that went while no process looked.
 func (w *Witness) foldUnknown() error {
 	w.past.walk.Lock()
 	defer w.past.walk.Unlock()
@@ -129,9 +129,9 @@ func (w *Witness) foldAll(gone []int) error {
 	return w.fold(sums, gone)
 }
 
-// fold adds the sums of interfaces that are gone to those of all such, and deletes them. Nothing counts by them any more;
-// one whose index was given again since is left alone. A process that dies in here leaves a sum that is counted twice: that
-// is a leak too many, and better than one too few.
+// fold adds the sums of interfaces that are gone to the one for all of them, and then deletes them. No packet is counted
+// there any more; an index that another interface has by now is left alone. A process that dies in between leaves a sum
+// that is counted twice: one leak too many is better than one too few.
 func (w *Witness) fold(sums map[leakCounterKey]leakCounter, gone []int) error {
 	there := map[int]bool{}
 	for _, index := range gone {

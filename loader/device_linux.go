@@ -21,14 +21,14 @@ type device struct {
 	kind     string
 	ether    bool
 	loopback bool
-	master   int // of which it is a port
-	lower    int // on which it sits, in this namespace
-	conduit  int // by which a switch's port sends, in this namespace
+	master   int // index of the device that it is a port of
+	lower    int // index of the device that it sits on, in this namespace
+	conduit  int // of a switch's port: index of the device that it sends by, in this namespace
 	vlan     vlan
 	peer     int    // other end of a veth, when that is in this namespace
 	exempt   uint32 // groups
 	known    leakDevice
-	noted    bool // the programs know of it what known says
+	noted    bool // the programs have known
 	hook     hook // nil when there is none
 	err      error
 	gap      time.Duration

@@ -75,6 +75,6 @@
 // they cannot be pinned, or only in a mount namespace that process 1 does not share, drops end with the process, and
 // [Status].Unpinned says why. Pins hold when the process is killed, and the next [Open] takes them over
 // with their counters. A guard whose maps have another layout, as an upgrade may bring, holds until the first Set, and its
-// counters go. Guards live in memory: a reboot ends every one. [Config].Heartbeat and [Config].Remaining end
-// one earlier, judged by the programs themselves.
+// counters go. Guards live in memory: a reboot ends every one. [Config].Heartbeat and [Config].Remaining make
+// its drops end earlier; the programs themselves judge by them.
 package loader

@@ -10,10 +10,10 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-// change is a step of a swap, and what takes it back. Taking back a step that failed, or was done in part, is right too.
+// change is a step of a swap and its undo. An undo may also follow a step that failed, or was done in part.
 type change struct{ do, undo func() error }
 
-// inTurn makes all changes or none: one that fails is taken back with those before it, the latest first.
+// inTurn makes all changes or none: after one that fails it undoes that one and those before it, the latest first.
 func inTurn(list ...change) error {
 	for i, c := range list {
 		err := c.do()
@@ -30,8 +30,8 @@ func inTurn(list ...change) error {
 	return nil
 }
 
-// swap changes what packets see. Until its family's trie is stored each packet is judged as before, but that an interface
-// is exempt only where both the old policy and the new one say so.
+// swap puts a policy in force. Until a family's trie is stored its packets are judged by the old policy, with one
+// difference: an interface is exempt only where both policies say so.
 func (w *Witness) swap(next rules, exempt groups) error {
 	fresh := w.tries
 	if !w.configured || !maps.Equal(next, w.rules) {
@@ -89,7 +89,7 @@ func (w *Witness) changes(old, fresh tries, exempt groups) ([]change, error) {
 	return append(list, store(w.objs.Policies4, fresh.v4, old.v4), store(w.objs.Policies6, fresh.v6, old.v6)), nil
 }
 
-// unput stores a trie of before again, nil being none.
+// unput stores the previous trie again; nil is none.
 func (w *Witness) unput(m, trie *ebpf.Map) error {
 	if trie != nil {
 		return w.put(m, uint32(0), trie)
@@ -100,7 +100,7 @@ func (w *Witness) unput(m, trie *ebpf.Map) error {
 	return nil
 }
 
-// exemptions are the groups of each device, as the programs know them: those of an adopted guard among them.
+// exemptions are each device's exempt groups as the programs know them, an adopted guard's included.
 func (w *Witness) exemptions() (map[int]uint32, error) {
 	out := map[int]uint32{}
 	for i, d := range w.devices {

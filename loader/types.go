@@ -50,7 +50,7 @@ const (
 	LeakEarly       = Reason(leakReasonREASON_EARLY)            // by an interface that has no program (yet)
 	LeakOverflow    = Reason(leakReasonREASON_OVERFLOW)         // any leak, when the table of counters is full
 	LeakGateway     = Reason(leakReasonREASON_GATEWAY)          // the gateway's address, not what the link itself needs
-	LeakSender      = Reason(leakReasonREASON_SENDER)           // where the tunnel's transport goes, not from who sends that
+	LeakSender      = Reason(leakReasonREASON_SENDER)           // to where the tunnel's transport goes, but from another sender
 	ExemptND        = Reason(leakReasonREASON_EXEMPT_ND)        // this host's neighbour discovery with one on the link
 	ExemptDHCP      = Reason(leakReasonREASON_EXEMPT_DHCP)      // this host's DHCP or DHCPv6 with one on the link
 	ExemptBroadcast = Reason(leakReasonREASON_EXEMPT_BROADCAST) // the broadcast address of a network on the link
@@ -117,17 +117,18 @@ func name[K comparable](names map[K]string, k K) string {
 	return "none"
 }
 
-// From is who sends a tunnel's transport. All but FromAny leave out what this host only forwards.
+// From says who sends a tunnel's transport to its server; the same packets from others are leaks ([LeakSender]). Packets
+// that this host only forwards pass with FromAny alone.
 type From uint8
 
 // The senders.
 const (
-	FromAny  = From(leakFromFROM_ANY)
+	FromAny  = From(leakFromFROM_ANY)  // anybody
 	FromHost = From(leakFromFROM_HOST) // this host
-	// FromKernel is the kernel, as it does for a WireGuard interface: whatever no process sends by a socket of its own.
+	// FromKernel is the kernel itself, as for a WireGuard interface: no process sent the packet by a socket of its own.
 	FromKernel = From(leakFromFROM_KERNEL)
-	FromUID    = From(leakFromFROM_UID)  // sockets of the user Prefix.Who
-	FromMark   = From(leakFromFROM_MARK) // what has the mark Prefix.Who
+	FromUID    = From(leakFromFROM_UID)  // sockets of the user with the id Prefix.Who
+	FromMark   = From(leakFromFROM_MARK) // packets with the firewall mark Prefix.Who
 )
 
 // AnyProto is the Proto of a server to which everything may go.
@@ -147,11 +148,13 @@ type Prefix struct {
 	Proto  uint8  // Server: IP protocol of the tunnel's transport, or AnyProto
 	Port   uint16 // Server: its destination port; 0 is any, or none
 	From   From   // Server: who sends it
-	Who    uint32 // Server: the user or the mark of From
+	Who    uint32 // Server: the user id of FromUID, or the mark of FromMark; else 0
 	Exempt []int  // interface indexes by which its packets are counted as exempt, and never dropped
-	Name   string // of its tunnel: an interface that comes back by it owns it too, from its first packet on; "" is none
-	Kind   string // of that interface, as rtnetlink says: one of another kind does not own it. With Frames 0, "" is not known
-	Frames uint16 // its ARPHRD type, likewise
+	// Name is the tunnel's: an interface that comes by this name owns the prefix too, from its first packet on, if its Kind
+	// and Frames are the same. "" is none.
+	Name   string
+	Kind   string // the tunnel's kind, as rtnetlink says; "" with Frames 0: not known, and any kind will do
+	Frames uint16 // the tunnel's hardware type (ARPHRD_*)
 }
 
 // Config is the whole policy. The zero value protects nothing.
@@ -160,10 +163,10 @@ type Config struct {
 	Action   Action
 	Tunnels  []int // interface indexes; a sole tunnel gets no program, of several each is watched for the others'
 	Guard    bool  // pin everything, to outlive this process; Drop does so too
-	// For how long drops go on from Set on, unless it is called again; 0 is no limit, and the nearer one counts. Both are
-	// judged by the programs, with or without this process.
-	Heartbeat time.Duration // sleep left out: while the machine sleeps nobody can call Set
-	Remaining time.Duration // sleep included
+	// Drops end so long after Set, unless Set is called again: when the first of the two is over. 0 is no limit. The
+	// programs judge by both, so they hold when this process is dead.
+	Heartbeat time.Duration // does not count sleep: while the host sleeps nobody can call Set
+	Remaining time.Duration // counts sleep
 }
 
 // Drops reports whether any line of the policy drops.

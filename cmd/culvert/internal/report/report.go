@@ -12,9 +12,9 @@ import (
 // Status is a moment's view of routes and packets.
 type Status struct {
 	Sessions  []Session      `json:"sessions"`
-	Routes    enforce.Totals `json:"totals"` // since the start, of sessions that ended too
+	Routes    enforce.Totals `json:"totals"` // since the start, for all sessions, ended ones included
 	Incidents []Incident     `json:"incidents"`
-	// Waiting are the held routes that no session keeps out, and that are not back.
+	// Waiting are the held routes that no session keeps out, but that cannot come back yet.
 	Waiting []enforce.HeldRoute `json:"waiting,omitempty"`
 	Leaks   *Leaks              `json:"leaks,omitempty"` // nil when nothing was measured
 	Witness Witness             `json:"witness"`

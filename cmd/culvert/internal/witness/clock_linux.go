@@ -14,8 +14,8 @@ func bootTime() time.Duration {
 	return time.Duration(ts.Nano())
 }
 
-// newTicker returns ticks by boot time, so that one that was due while the machine slept comes as soon as it wakes, and a
-// way to end them. Ticks that nobody takes are left out.
+// newTicker returns ticks by boot time, and a function that ends them. A tick that was due while the host slept comes as
+// soon as it wakes. Ticks that nobody takes are dropped.
 func newTicker(every time.Duration) (ticks <-chan time.Time, stop func()) {
 	f, err := bootTimer(every)
 	if err != nil {

@@ -20,8 +20,8 @@ type keeper struct {
 	probe Probe
 	want  Rules
 	log   *slog.Logger
-	now   func() time.Time     // sleep left out, as the daemon's own timers leave it out
-	boot  func() time.Duration // since some moment, sleep included
+	now   func() time.Time     // does not count sleep, like the daemon's own timers
+	boot  func() time.Duration // since boot, counts sleep
 
 	// mu guards everything below, and that policies are set in order.
 	mu      sync.Mutex
@@ -272,9 +272,9 @@ func (k *keeper) noteAway(sessions []enforce.ProtectedSession, boot time.Duratio
 	maps.DeleteFunc(k.freed, func(tunnel string, _ bool) bool { return gone(tunnel) })
 }
 
-// deadline says when drops end without this process, and returns a way to ask whether they have. As long as there is a
-// tunnel it is a heartbeat: it must not end while the machine sleeps, for this process sleeps too. Else it is when the last
-// guard of those that are away does, and that goes on in sleep.
+// deadline sets when drops end without this process, and returns a function that reports whether they have. While any
+// tunnel stands the deadline is a heartbeat, which does not count sleep: this process sleeps too and cannot renew it. When
+// all tunnels are away it is the end of the guard that lasts longest, which counts sleep.
 func (k *keeper) deadline(cfg *loader.Config, sessions []enforce.ProtectedSession) (over func() bool) {
 	if k.want.For == 0 || len(sessions) == 0 {
 		return nil

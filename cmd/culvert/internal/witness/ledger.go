@@ -62,8 +62,8 @@ type counterKey struct {
 // ofGone is the device of a sum of all interfaces that are gone.
 const ofGone = 0
 
-// charge is a sender, as one that is counted once more below its interface or as
-// one that is not.
+// charge is a sender, apart for packets that are counted once more below its
+// interface and for those that are not.
 type charge struct {
 	id    who
 	upper bool
@@ -225,8 +225,8 @@ func leaking(counters []loader.Counter) (keys []counterKey, totals map[counterKe
 	return keys, totals
 }
 
-// pass takes leave of interfaces that are gone. Their sums were added to those of
-// all such, and are no leaks anew there: pass returns how much of it that is.
+// pass forgets interfaces that are gone. Their sums have moved into the one for all
+// that are gone, and are no new leaks there: pass returns how much moved.
 func (l *ledger) pass(totals map[counterKey]report.Totals) (moved map[counterKey]report.Totals) {
 	moved = map[counterKey]report.Totals{}
 	for key, t := range l.counted {

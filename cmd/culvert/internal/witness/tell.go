@@ -42,8 +42,8 @@ func (s *sums) addDevice(name string, t report.Totals) {
 	s.devices[name] = device
 }
 
-// addPast divides the sum of all interfaces that are gone among those whose names
-// are known. What is left stands for the others.
+// addPast divides the one sum of all interfaces that are gone among those whose
+// names are known. The rest is put under goneName.
 func (s *sums) addPast(past map[string]report.Totals) {
 	rest := s.gone
 	for name, t := range past {
