@@ -3,6 +3,7 @@ package control
 import (
 	"fmt"
 	"net"
+	"os"
 
 	"golang.org/x/sys/unix"
 )
@@ -19,7 +20,7 @@ func checkPeer(conn net.Conn) error {
 	if err != nil {
 		return fmt.Errorf("peer of the connection: %w", err)
 	}
-	return mayAsk(uid)
+	return mayAsk(uid, os.Geteuid())
 }
 
 // peerUser says who is at the other end, as the kernel noted it when that end

@@ -3,6 +3,7 @@ package control
 import (
 	"fmt"
 	"net"
+	"os"
 
 	"golang.org/x/sys/unix"
 )
@@ -19,7 +20,7 @@ func checkPeer(conn net.Conn) error {
 	if err != nil {
 		return err
 	}
-	return mayAsk(cred.Uid)
+	return mayAsk(cred.Uid, os.Geteuid())
 }
 
 // Peer says who is at the other end of a connection, as the kernel noted it

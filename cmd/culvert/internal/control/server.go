@@ -62,6 +62,7 @@ type Server struct {
 // say nothing, or read nothing, are in nobody's way: where there are many of
 // them, the oldest is hung up on.
 func (s *Server) Serve(ctx context.Context, l *Listener) error {
+	defer l.Close() //nolint:errcheck // it is closed by now, or the context's end is just closing it
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
 	var conns sync.WaitGroup

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -301,8 +302,8 @@ func TestMoreThanSlots(t *testing.T) {
 	}
 }
 
-// TestTheEnd: a server's end waits for those being answered, and who watches learns
-// that the daemon has ended.
+// TestTheEnd: those who say nothing are in nobody's way who asked; a server's end waits
+// for those being answered, and who watches learns that the daemon has ended.
 func TestTheEnd(t *testing.T) {
 	path := endpoint(t)
 	l, err := Listen(path)
@@ -321,6 +322,16 @@ func TestTheEnd(t *testing.T) {
 	}()
 	if !testenv.Until(patience, func() bool { return e.watching.Load() == 1 && e.opened.Load() == 1 }) {
 		t.Fatal("nobody is being answered")
+	}
+	var mute []net.Conn
+	for range maxReading + 1 {
+		mute = append(mute, dialed(t, path))
+	}
+	tooMany := func() bool {
+		return slices.ContainsFunc(mute, func(c net.Conn) bool { return hungUp(c, time.Millisecond) })
+	}
+	if !testenv.Until(patience, tooMany) || e.watching.Load() != 1 {
+		t.Errorf("of those that say nothing one must go, and %d are being answered", e.watching.Load())
 	}
 	cancel()
 	if err := <-served; err != nil {
@@ -374,21 +385,135 @@ func TestListenTaken(t *testing.T) {
 	if _, err := os.Lstat(path); err != nil {
 		t.Errorf("it was removed: %v", err)
 	}
+	if _, err := Listen(path + "\x00"); err == nil || !strings.HasPrefix(err.Error(), "control socket") {
+		t.Errorf("no path: %v", err)
+	}
 }
 
 // TestMayAsk: root, and whoever the daemon runs as.
 func TestMayAsk(t *testing.T) {
-	for uid, want := range map[uint32]bool{0: true, uint32(os.Geteuid()): true, uint32(os.Geteuid()) + 1: false, 65534: false} {
-		if err := mayAsk(uid); (err == nil) != want {
-			t.Errorf("user %d: %v", uid, err)
+	for _, c := range []struct {
+		uid  uint32
+		self int
+		want bool
+	}{{0, 0, true}, {0, 1000, true}, {1000, 1000, true}, {1000, 0, false}, {1001, 1000, false}, {65534, 1000, false}} {
+		if err := mayAsk(c.uid, c.self); (err == nil) != c.want {
+			t.Errorf("user %d of a daemon of user %d: %v", c.uid, c.self, err)
 		}
 	}
 	closed, _ := net.Pipe()
 	if err := checkPeer(closed); !errors.Is(err, errNoPeer) {
 		t.Errorf("no socket: %v", err)
 	}
-	u := new(net.UnixConn)
-	if err := checkPeer(u); err == nil {
-		t.Error("a connection that is closed has a trusted peer")
+	ended := dialed(t, serve(t, &fakeEngine{}))
+	_ = ended.Close()
+	for name, conn := range map[string]net.Conn{"none": new(net.UnixConn), "one that is closed": ended} {
+		if err := checkPeer(conn); err == nil {
+			t.Errorf("a connection has a trusted peer: %s", name)
+		}
 	}
 }
+
+// dialed is a connection to a socket.
+func dialed(t *testing.T, path string) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+// TestListenerEnds: a server whose listener was closed behind its back says so; another
+// that answers on a path is left alone, and told of as that.
+func TestListenerEnds(t *testing.T) {
+	path := endpoint(t)
+	l, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	s := Server{Engine: &fakeEngine{}}
+	go func() { served <- s.Serve(t.Context(), l) }()
+	if _, err := Ask(t.Context(), path, Request{Op: Ping}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Listen(path); !errors.Is(err, ErrTaken) || !strings.Contains(err.Error(), "another program answers on it") {
+		t.Errorf("a second daemon: %v", err)
+	}
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+	select {
+	case err := <-served:
+		if !errors.Is(err, net.ErrClosed) {
+			t.Errorf("it ended with %v", err)
+		}
+	case <-time.After(patience):
+		t.Fatal("it serves on without a listener")
+	}
+	if err := l.Close(); err == nil {
+		t.Error("what was closed is closed again")
+	}
+}
+
+// TestEndedBefore: a server that is ended as it starts takes its socket away before it
+// returns.
+func TestEndedBefore(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 50 {
+		path := endpoint(t)
+		l, err := Listen(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := Server{Engine: &fakeEngine{}}
+		if err := s.Serve(ctx, l); err != nil {
+			t.Error(err)
+		}
+		if left(t, path); t.Failed() {
+			return
+		}
+	}
+}
+
+// TestReadLine: a line may be as long as the limit, what a newer daemon adds is passed
+// over, and nothing is taken that is not all there.
+func TestReadLine(t *testing.T) {
+	const answer = `{"version":1,"daemon":{"pid":7,"program":"x"},"of_a_later_version":true}` + "\n"
+	if resp, err := readResponse(strings.NewReader(answer)); err != nil || resp.Daemon == nil || resp.Daemon.PID != 7 {
+		t.Errorf("a newer daemon's answer: %+v, %v", resp, err)
+	}
+	if _, err := readRequest(strings.NewReader(`{"version":1,"op":"ping","of_a_later_version":true}` + "\n")); err == nil {
+		t.Error("a request with what is not understood was taken")
+	}
+	var v any
+	for limit, want := range map[int64]string{int64(len(answer)): "", int64(len(answer)) - 1: "longer than"} {
+		if err := readLine(strings.NewReader(answer), limit, false, &v); err != nil != (want != "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%d bytes of at most %d: %v", len(answer), limit, err)
+		}
+	}
+	broken := errors.New("broken")
+	for name, r := range map[string]io.Reader{"broken": io.MultiReader(strings.NewReader("{"), &failing{broken}), "cut off": strings.NewReader("{}"), "no JSON": strings.NewReader("{\n"), "two": strings.NewReader("{} {}\n")} {
+		if err := readLine(r, 1<<10, false, &v); err == nil || name == "broken" && !errors.Is(err, broken) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := writeLine(io.Discard, func() {}); err == nil {
+		t.Error("what cannot be encoded was written")
+	}
+	if err := writeLine(&failing{broken}, 1); !errors.Is(err, broken) {
+		t.Errorf("written to nobody: %v", err)
+	}
+	if e := (&Error{CodeInput, "no such interface"}); e.Error() != "no such interface" {
+		t.Errorf("the error's text is %q", e.Error())
+	}
+}
+
+// failing is a connection that gives an error.
+type failing struct{ err error }
+
+func (f *failing) Read([]byte) (int, error)  { return 0, f.err }
+func (f *failing) Write([]byte) (int, error) { return 0, f.err }
