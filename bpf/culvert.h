@@ -12,14 +12,14 @@
 #define MAX_OWNERS 4	/* tunnels that may share a prefix */
 #define MAX_GATES 8	/* transports that may share a server address */
 #define ANY_PROTO 255	/* of a gate: whatever goes to the server is the transport */
-#define MAX_OPTIONS 40	/* IPv4 options, of which one without effect may be a byte */
+#define MAX_OPTIONS 40	/* IPv4 options: 40 bytes, and a no-op takes one */
 #define MAX_HEADERS 8	/* IPv6 extension headers */
 #define MAX_COUNTERS 16384
 #define MAX_SENDERS 4096
 #define MAX_DEVICES 16384
 #define MAX_VLANS 4096
 #define MAX_ABOVE 3	/* a device, its master, and that one's: a bond in a bridge */
-#define MAX_VLAN_TAGS 2 /* within the packet that are followed to a VLAN's device; one more may be beside it */
+#define MAX_VLAN_TAGS 2 /* tags within the packet that are followed to a VLAN's device; one more may be beside it */
 #define MAX_FRAGMENTS 1024
 #define TRAIN 8		/* first fragments that a socket is known by; a power of two */
 #define MAX_SUBNETS 65536
@@ -50,7 +50,7 @@ enum reason {
 	REASON_EARLY,	  /* a protected destination by a device that has no program (yet) */
 	REASON_OVERFLOW,  /* a leak that found the counters full */
 	REASON_GATEWAY,	  /* the gateway's address, but none of the link's own needs */
-	REASON_SENDER,	  /* to where the tunnel's transport goes, but not from who sends that */
+	REASON_SENDER,	  /* to where the tunnel's transport goes, but from another sender */
 	REASON_EXEMPT = 16,
 	REASON_EXEMPT_ND = REASON_EXEMPT, /* this host's neighbour discovery with one on the link */
 	REASON_EXEMPT_DHCP,		  /* this host's DHCP or DHCPv6 with one on the link */
@@ -111,20 +111,20 @@ struct pace {
 	__u64 used;
 };
 
-/* Who sends a tunnel's transport. All but the first is this host alone: nothing that is forwarded. */
+/* Who sends a tunnel's transport. What this host only forwards fits the first alone. */
 enum from {
 	FROM_ANY,
 	FROM_HOST,
-	FROM_KERNEL, /* not a process by a socket of its own */
-	FROM_UID,    /* a socket of that user's */
-	FROM_MARK,   /* what has that mark */
+	FROM_KERNEL, /* the kernel: no process by a socket of its own */
+	FROM_UID,    /* a socket of one user */
+	FROM_MARK,   /* packets with one mark */
 };
 
 struct gate {
 	__u16 port; /* 0: any */
 	__u8 proto;
 	__u8 from;
-	__u32 who; /* the user, or the mark */
+	__u32 who; /* the user id, or the mark */
 };
 
 struct rule {
@@ -139,20 +139,20 @@ struct rule {
 	char tunnel[IF_NAME]; /* its name, by which it may be back under another ifindex; empty: none */
 	char kind[IF_NAME]; /* of that interface, as rtnetlink says; empty: none, or not known */
 	__u16 frames; /* its ARPHRD type; with an empty kind 0 is not known */
-	__u16 narrow; /* what its gates ask of who sends: a bit for each from */
+	__u16 narrow; /* what its gates ask of the sender: a bit for each from */
 };
 
 /* What the programs know of a device. */
 struct device {
-	__u32 groups; /* that the operator excluded it in */
+	__u32 groups; /* the exempt groups that it is in */
 	__u32 master; /* whose port it is, by ifindex; 0: none that is watched */
 	__u32 flags;
 };
 
 #define DEVICE_UPPER 1	 /* what leaves by it leaves once more by another one that is watched */
-#define DEVICE_CONDUIT 2 /* of a switch: frames that cannot be read here were judged at its ports */
+#define DEVICE_CONDUIT 2 /* a switch sends by it: frames that cannot be read here were judged at the ports */
 
-/* A VLAN's device, by the one that it sits on. */
+/* A VLAN's device, by the device below and the tag. */
 struct vlan_key {
 	__u32 ifindex;
 	__be16 proto;
@@ -252,10 +252,10 @@ struct train {
 	} first[TRAIN];
 };
 
-/* Until when something is dropped, in ns; 0: for ever. Each is one aligned word. */
+/* Drops end when the first of these has passed; in ns, 0 is never. Each is one aligned word. */
 struct settings {
-	__u64 heard; /* monotonic time, which stands still while the machine sleeps, as the process that renews it does */
-	__u64 until; /* boot time, which goes on */
+	__u64 heard; /* monotonic time: stands still while the host sleeps, like the process that renews it */
+	__u64 until; /* boot time: goes on in sleep */
 };
 
 struct meter {
@@ -367,8 +367,8 @@ struct {
 	__type(value, struct owner);
 } owners SEC(".maps");
 
-/* First fragments to a server, and why they were no transport of the tunnel's, if so: the later ones carry no ports. Nobody may
- * push out another's: a socket has its own store, forwarded packets share one, and what no socket sent has another. */
+/* First fragments to a server, and why each was no transport of the tunnel, if so: later fragments carry no ports. No sender can
+ * push out another's: each socket has its own store, forwarded packets share one, and packets of no socket share another. */
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -517,7 +517,7 @@ static __always_inline bool same_text(const char *a, const char *b)
 	return !((x[0] ^ y[0]) | (x[1] ^ y[1]));
 }
 
-/* same_type is true of an interface that is what the tunnel was: anybody's may have its name. */
+/* same_type is true of an interface of the tunnel's type: an interface of any type may have taken its name. */
 static __always_inline bool same_type(const struct rule *r, const struct net_device *dev)
 {
 	const struct rtnl_link_ops *ops = NULL;

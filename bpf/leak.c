@@ -31,7 +31,7 @@ struct shown {
 	struct vlan_key vlan_key;
 } *shown SEC(".shown") __attribute__((unused));
 
-/* Whose domain the device is that a packet leaves by. */
+/* Whose the device is that a packet leaves by. */
 enum domain {
 	DOMAIN_NONE,
 	DOMAIN_EXEMPT, /* excluded by the operator */
@@ -302,8 +302,8 @@ static __always_inline __u32 vlan_on(__u32 ifindex, __be16 proto, __u16 tci)
 	return vlan ? *vlan : 0;
 }
 
-/* domain_of_tags says whose domain a tagged frame is on a device: what has a VLAN's tag goes where the VLAN's device leads,
- * whoever wrote the tag. Tags may be beside the packet, the outermost, and within it. */
+/* domain_of_tags says whose domain a tagged frame is in: that of the VLAN's device, whoever wrote the tag. The outermost tag
+ * may be beside the packet, the others are within it. */
 static __noinline enum domain domain_of_tags(struct __sk_buff *skb, const struct rule *r, __u32 ifindex)
 {
 	__u32 off = 2 * sizeof(((struct ethhdr *)0)->h_dest);
@@ -329,8 +329,8 @@ static __noinline enum domain domain_of_tags(struct __sk_buff *skb, const struct
 	return DOMAIN_NONE;
 }
 
-/* routed_by is the device that the kernel routed the packet to. One that sits on another hands its packets down with that
- * note, which no sender can forge: the proof of a macvlan's and an ipvlan's. */
+/* routed_by is the device that the kernel routed the packet to. The packet keeps that note on its way down to the device
+ * below, and no sender can forge it: so it proves that a macvlan or an ipvlan sent the packet. */
 static __always_inline __u32 routed_by(struct __sk_buff *skb)
 {
 	const struct sk_buff *k = (void *)skb;
@@ -344,8 +344,8 @@ static __always_inline __u32 routed_by(struct __sk_buff *skb)
 	return ifindex;
 }
 
-/* domain says whether a packet belongs to the rule's tunnel, or to a device that the operator excluded, though it leaves by
- * another: a port carries out what its master sends, the device below what the one above it sends, and only that. */
+/* domain says whether a packet belongs to the rule's tunnel, or to an excluded device, though it leaves by another one: a port
+ * sends for its master, and a device below sends for the one above it. What these send themselves does not belong. */
 static __noinline enum domain domain(struct __sk_buff *skb, const struct packet *p, const struct rule *r)
 {
 	enum domain whose = domain_of(r, skb->ifindex);
@@ -380,7 +380,7 @@ static __always_inline enum reason protected_reason(struct __sk_buff *skb, const
 	return r->class == CLASS_GATEWAY ? REASON_GATEWAY : REASON_PROTECTED;
 }
 
-/* What a packet's sender may be taken for, a bit for each from, and what tells users and marks apart. */
+/* What a packet's sender may be: a bit for each from, with the user id and the mark to compare. */
 struct from_whom {
 	__u32 may;
 	__u32 uid;
@@ -389,7 +389,7 @@ struct from_whom {
 
 #define FROM_REST (1U << 31) /* of what the kernel itself sends: resets, and the last answers of a connection */
 
-/* blur makes the verifier forget what it knows of a value, and so need not follow every way that led to it. */
+/* blur makes the verifier forget what it knows of a value, so that it need not follow every path that led to it. */
 static __always_inline __u32 blur(struct __sk_buff *skb, __u32 value)
 {
 	__u32 x = *(volatile __u32 *)&skb->hash;
@@ -399,8 +399,8 @@ static __always_inline __u32 blur(struct __sk_buff *skb, __u32 value)
 	return value ^ x;
 }
 
-/* of_process is true of a process's own packet. What a tunnel in the kernel sends may carry the socket of the packet within,
- * but not its source port, which is another socket's. */
+/* of_process is true of a process's own packet. A packet that a tunnel in the kernel sends may carry the socket of the packet
+ * within, but its source port is that of the tunnel's socket. */
 static __always_inline bool of_process(struct bpf_sock *sk, __u16 sport)
 {
 	return (sk->family == AF_INET || sk->family == AF_INET6) && sport && sk->src_port == sport;
@@ -445,11 +445,11 @@ static __always_inline bool sent_by(const struct gate *g, const struct from_whom
 /* What a gate says of a packet. */
 enum fit {
 	FIT_NOT,
-	FIT_SENDER, /* all but who sends it */
+	FIT_SENDER, /* all but the sender */
 	FIT_WHOLE,
 };
 
-/* gate_of says whether the tunnel's transport goes by a protocol, and a port if there is one to see, from that sender. */
+/* gate_of says whether protocol, port (where there is one to see) and sender are those of the tunnel's transport. */
 static __always_inline enum fit gate_of(const struct rule *r, const struct from_whom *f, __u8 proto, __u16 port, bool portless)
 {
 	enum fit fit = FIT_NOT;
@@ -468,7 +468,7 @@ static __always_inline enum fit gate_of(const struct rule *r, const struct from_
 	return fit;
 }
 
-/* transport is the short way for the tunnel's own packets, whole ones, of which there are most of all. */
+/* transport is the short way for the tunnel's own packets that are whole: most packets are such. */
 static __always_inline bool transport(struct __sk_buff *skb, const struct spot *at, const struct rule *r, __u32 upper,
 				      __u8 proto)
 {
@@ -511,7 +511,7 @@ static __noinline int first_again(const struct train *t, const struct fragment *
 	return -1;
 }
 
-/* keep_first remembers a first fragment, where only what the same sender sends can push it out. */
+/* keep_first remembers a first fragment; only later ones of the same sender can push it out. */
 static __always_inline void keep_first(struct __sk_buff *skb, const struct fragment *f, __u8 why)
 {
 	struct bpf_sock *sk = skb->sk;
@@ -528,7 +528,7 @@ static __always_inline void keep_first(struct __sk_buff *skb, const struct fragm
 		bpf_map_update_elem(&fragments, f, &why, BPF_ANY);
 		return;
 	}
-	/* Adding and reading in one step is of Linux 5.12. Two that send at the same moment by one socket may get one place. */
+	/* Fetch-and-add needs Linux 5.12. Without it two CPUs that send at once by one socket may get the same place. */
 	__sync_fetch_and_add(&t->next, 1);
 	at = t->next % TRAIN;
 	t->first[at].id = *f;
