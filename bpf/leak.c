@@ -330,15 +330,19 @@ static __noinline enum domain domain_of_tags(struct __sk_buff *skb, const struct
 }
 
 /* routed_by is the device that the kernel routed the packet to. The packet keeps that note on its way down to the device
- * below, and no sender can forge it: so it proves that a macvlan or an ipvlan sent the packet. */
+ * below, and no sender can forge it: so it proves that a macvlan or an ipvlan sent the packet. It is 0 for a device of
+ * another namespace, such as a container's: that may have the number of a device here. */
 static __always_inline __u32 routed_by(struct __sk_buff *skb)
 {
 	const struct sk_buff *k = (void *)skb;
-	struct net_device *dev = NULL;
+	struct net_device *dev = NULL, *by = NULL;
+	struct net *net = NULL, *here = NULL;
 	unsigned long dst = 0;
 	int ifindex = 0;
 
 	if (peek(&dst, &k->_skb_refdst) || !(dst & ~1UL) || peek(&dev, &((struct dst_entry *)(dst & ~1UL))->dev) || !dev)
+		return 0;
+	if (peek(&by, &k->dev) || peek(&here, &by->nd_net.net) || peek(&net, &dev->nd_net.net) || net != here)
 		return 0;
 	peek(&ifindex, &dev->ifindex);
 	return ifindex;

@@ -45,6 +45,9 @@ struct net_device {
 	int ifindex;
 	unsigned short type;
 	const struct rtnl_link_ops *rtnl_link_ops;
+	struct {
+		struct net *net;
+	} nd_net;
 } __core;
 
 struct dst_entry {
