@@ -72,7 +72,7 @@ func (e *Enforcer) divideAll() {
 	}
 	for i, s := range e.sessions {
 		for _, l := range without(parts[i].left, s.left) {
-			e.log.warn("a network of the tunnel's own is another session's too: here it is not protected", "tunnel", s.Tunnel, "prefix", l.prefix, "other", l.to)
+			e.log.warn("another session has this tunnel's own network: it is not protected for this tunnel", "tunnel", s.Tunnel, "prefix", l.prefix, "other", l.to)
 		}
 		if s.left = parts[i].left; !slices.Equal(s.Protect, parts[i].protect) {
 			s.Protect = parts[i].protect
@@ -83,7 +83,7 @@ func (e *Enforcer) divideAll() {
 // leftFindings says which prefixes a session left to others.
 func leftFindings(s *session) (out []string) {
 	for _, l := range s.left {
-		out = append(out, fmt.Sprintf("%s is this tunnel's own network, and the session on %s names it too: it is that one's, and packets to it do not go by %s", l.prefix, l.to, s.Tunnel))
+		out = append(out, fmt.Sprintf("%s is this tunnel's own network, and the session on %s names it too: that session protects it, and packets to it do not go by %s", l.prefix, l.to, s.Tunnel))
 	}
 	return out
 }

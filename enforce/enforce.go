@@ -6,8 +6,8 @@
 //   - the edge: each route that the system announces is judged on arrival
 //     against the policy alone and answered at once; the answer's cost does not
 //     depend on the size of the table. Until the table has been read by a
-//     new policy, only what conflicted with the one before is deleted at once: the
-//     rest may have stood before, and is written down first;
+//     new policy, it deletes only routes that conflicted with the old policy
+//     too: the others may have stood before, and are written down first;
 //   - the level: a dump of the table is judged whole, at start, at every policy
 //     change, whenever something was or may have been missed, and on a slow
 //     timer. Events are hints, the dump is the truth.
@@ -36,14 +36,15 @@ type System interface {
 
 	// Table streams the main table, both families, in the kernel's order
 	// within a slot. A route's Raw may be a view of a buffer that is used
-	// again for the next route: whoever keeps one copies it. It yields one error and ends when the table cannot be
-	// had; an interrupted reading is begun again by the caller.
+	// again for the next route: whoever keeps one copies it. When the table
+	// cannot be read it yields one error and ends; after ErrInterrupted the
+	// caller starts over.
 	Table(ctx context.Context) iter.Seq2[plan.Route, error]
 
-	// Apply carries out Put, Remove, Restore and Withdraw in order, passes over
-	// Forget, and returns one error per action. Adding what is there and
-	// deleting what is gone are ErrAlready, which is a success. A Remove or Withdraw deletes the very route that it names or
-	// nothing.
+	// Apply carries out Put, Remove, Lift, Restore and Withdraw in order, passes
+	// over Forget, and returns one error per action. Adding what is there and
+	// deleting what is gone are ErrAlready, which is a success. A Remove, Lift
+	// or Withdraw deletes the very route that it names or nothing.
 	Apply(ctx context.Context, actions []plan.Action) []error
 
 	// Facts returns what else the decision needs.

@@ -64,10 +64,10 @@ type Enforcer struct {
 	marks     marks
 	unmarked  bool            // the marks could not be written down
 	baseline  bool            // the policy grew since the table was last judged
-	before    *plan.Policy    // by which it was right last
-	armed     *plan.Policy    // by which it was read last: what the edge path may delete at once
-	linkSet   map[uint32]bool // the interfaces that were looked at; never changed once it is seen
-	unkept    bool            // what the session store knows of a tunnel is old
+	before    *plan.Policy    // by which the table was right last
+	armed     *plan.Policy    // by which the table was read last: the edge path deletes at once what conflicts with it
+	linkSet   map[uint32]bool // the interfaces that were looked at; replaced, never changed, for the edge path reads it
+	unkept    bool            // the session store has to be written anew: a tunnel changed
 	unwritten bool            // the last reading's removals could not all be written down
 	insecure  error           // why a crash would lose what is held: the journal was taken away
 	facts     Facts
@@ -78,21 +78,20 @@ type Enforcer struct {
 	names     map[uint32]string
 	totals    tally // of all sessions, those that ended too, and of none
 	incidents incidentRing
-	told      int    // removals that the reading told one by one
-	grouped   groups // those that it did not
+	told      int    // removals that the reading reported one by one
+	grouped   groups // the other removals
 	contests  contests
 	reported  reports
 	pace      pacer
 	done      func(*plan.Action) // told of each success, when not nil
 }
 
-// staying are the routes that the last reading found to stay in the places of
-// conflicts, or where some may come: a delete may take one of them by mistake.
+// staying are the routes that stay where a conflict stands or may come, by destination,
+// as the last reading found them: a delete may take one of them by mistake.
 type staying map[netip.Prefix][]plan.Route
 
-// risks reports whether a delete of r may take a route that stays in the very place:
-// by then the kernel may find that one first. One of a higher metric it finds only
-// when r went by itself.
+// risks reports whether a delete of r may take a route that stays in r's slot: the kernel
+// may find that one first. A route of a higher metric is found only if r is gone already.
 func (s *staying) risks(r *plan.Route) bool {
 	if len(*s) == 0 {
 		return false
@@ -108,9 +107,8 @@ func (s *staying) risks(r *plan.Route) bool {
 // view is the edge path's share of the state.
 type view struct {
 	policy *plan.Policy
-	// before is the policy by which the table was read last, until it has been read by
-	// this one: what conflicts with this one alone may have stood before. It is nil from
-	// then on.
+	// before is the policy by which the table was read last, and nil once the table has
+	// been read by policy. What conflicts with policy alone may have stood before.
 	before  *plan.Policy
 	links   map[uint32]bool // that were looked at
 	audit   bool
@@ -231,9 +229,9 @@ func isAnother(was LinkID, is *plan.Link) bool {
 	return is == nil || was.Name != is.Name || was.HW != is.HW || !is.Type.Fits(was.Type)
 }
 
-// reopen opens the sessions again that were open when the last process ended,
-// as far as their tunnels are the same interfaces still. It happens before the
-// table is first judged, so that what is held stays out with no gap.
+// reopen reopens the previous process's sessions whose tunnel is still the same
+// interface. It happens before the table is first judged, so that what is held stays
+// out with no gap.
 func (e *Enforcer) reopen() error {
 	if e.opt.Sessions == nil {
 		return nil
@@ -408,9 +406,9 @@ func (e *Enforcer) loop(ctx context.Context, failed <-chan error) error {
 	}
 }
 
-// looksAtTheEnd is how often the interfaces and the table are read before what is held
-// is left to the next start: what a route needs may go just as it is given back, which
-// another look finds.
+// looksAtTheEnd is how often the interfaces and the table are read before the routes
+// that are still held are left to the next start. What a route needs may go just as it
+// is given back; the second look finds that.
 const looksAtTheEnd = 2
 
 // finish ends every session and gives back what is held. The sessions stay
@@ -468,8 +466,8 @@ func (e *Enforcer) Wake(why string) {
 	}
 }
 
-// tallies are where changes are counted for the policy's sessions. What is written
-// here is not changed again, for the edge path reads it.
+// tallies returns the tallies of the policy's sessions, in the policy's order. A tally's
+// owner and sum are set once and never changed, for the edge path reads them.
 func (e *Enforcer) tallies() (out []*tally) {
 	for _, s := range e.sessions {
 		if s.link == 0 { // as spec puts them
@@ -483,8 +481,8 @@ func (e *Enforcer) tallies() (out []*tally) {
 	return out
 }
 
-// setPolicy makes p what the edge path judges by. Until the table has been read by
-// it, the edge path deletes at once only what conflicted before too.
+// setPolicy makes the edge path judge by p. Until the table has been read by p, the
+// edge path deletes at once only what conflicted with the previous policy too.
 func (e *Enforcer) setPolicy(p *plan.Policy) {
 	now := &view{policy: p, links: e.linkSet, audit: e.opt.Audit, tallies: e.tallies()}
 	if p != e.armed {
@@ -514,7 +512,7 @@ type ProtectedSession struct {
 	Session
 	Link      uint32         // the tunnel's interface index; 0 while a guard holds without it
 	Type      plan.LinkType  // of that interface, or of the one that is awaited
-	Renamed   bool           // the tunnel is there by another name: whoever has its old one is not it
+	Renamed   bool           // the tunnel has another name now: an interface with the old one is not it
 	KeepLinks []uint32       // the indices of ExcludeInterfaces
 	Reject    []netip.Prefix // no packet to these may leave, but by the tunnel: see OtherFamily
 }

@@ -39,5 +39,5 @@ func notRegular(path string, mode fs.FileMode) error {
 	case mode.IsDir():
 		what = "a folder"
 	}
-	return fmt.Errorf("%s is %s: look who made it, and take it away", path, what)
+	return fmt.Errorf("%s is %s: find out who made it, and remove it", path, what)
 }

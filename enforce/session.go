@@ -402,7 +402,7 @@ func (e *Enforcer) vanish(s *session) bool {
 // pose notes an interface of another kind under the name of a tunnel that is away:
 // what goes out by it is in no tunnel.
 func (e *Enforcer) pose(s *session, l *plan.Link) {
-	s.poser = fmt.Sprintf("the interface %s is a %v, and the tunnel was a %v: it is not taken for the tunnel, which is guarded on; opening the session anew takes it",
+	s.poser = fmt.Sprintf("the interface %s is a %v, and the tunnel was a %v: it is not taken for the tunnel, and the guard goes on; open the session anew to take it",
 		l.Name, l.Type, s.id.Type)
 	if s.posed != l.Index {
 		e.log.warn("an interface of another kind has the tunnel's name: it is not the tunnel", "tunnel", s.Tunnel, "index", l.Index, "is", l.Type.String(), "was", s.id.Type.String())

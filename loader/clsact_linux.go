@@ -30,7 +30,7 @@ const (
 
 // errIngress says that a device has an ingress qdisc where clsact is needed. An ingress qdisc takes an egress filter
 // without an error, but runs it on ingress.
-var errIngress = errors.New("an ingress qdisc is there, which has no way out: put clsact in its place, " +
+var errIngress = errors.New("an ingress qdisc is there, which has no egress: put clsact in its place, " +
 	"which keeps all that ingress does (tc qdisc del dev NAME ingress; tc qdisc add dev NAME clsact; and its filters again)")
 
 // attachClsact adds the qdisc if there is none, and a filter of our own handle at the first priority that takes it.
@@ -110,11 +110,11 @@ func (c clsact) proved() error {
 	}
 	in, err := ownFilter(c.filter.LinkIndex, netlink.HANDLE_MIN_INGRESS)
 	if err == nil && in != nil {
-		err = errors.New("the filter is on the way in")
+		err = errors.New("the filter is on ingress")
 	}
 	out, outErr := ownFilter(c.filter.LinkIndex, netlink.HANDLE_MIN_EGRESS)
 	if outErr == nil && out == nil {
-		outErr = errors.New("the filter is not on the way out")
+		outErr = errors.New("the filter is not on egress")
 	}
 	if err = errors.Join(err, outErr); err != nil {
 		return errors.Join(err, c.remove())

@@ -133,7 +133,7 @@ func addName(r *leakRule, p *Prefix) error {
 	}
 	name, kind := chars(p.Name), chars(p.Kind)
 	if r.Tunnel[0] != 0 && (r.Tunnel != name || r.Kind != kind || r.Frames != p.Frames) {
-		return errors.New("given two names of tunnels, or two kinds")
+		return errors.New("given two tunnel names, or two kinds of tunnel")
 	}
 	r.Tunnel, r.Kind, r.Frames = name, kind, p.Frames
 	return nil

@@ -49,9 +49,9 @@ func openProbe(s config.Settings, log *slog.Logger) (probe, error) {
 	err = brief(err)
 	switch {
 	case s.Drops():
-		err = fmt.Errorf("leaks cannot be stopped without the witness of packets, and it cannot be had: %w; leave out --on-leak drop and --on-loss guard to run without", err)
+		err = fmt.Errorf("leaks cannot be stopped, for the witness of packets (eBPF) is unavailable: %w; leave out --on-leak drop and --on-loss guard to run without", err)
 	case s.Witness == config.WitnessRequire:
-		err = fmt.Errorf("the witness of packets cannot be had: %w; leave out --witness require to run without", err)
+		err = fmt.Errorf("the witness of packets (eBPF) is unavailable: %w; leave out --witness require to run without", err)
 	case errors.Is(err, loader.ErrUnsupported): // nobody here expects one
 		return probe{reason: err.Error()}, nil
 	default:
