@@ -165,7 +165,7 @@ func TestJournalIsAFile(t *testing.T) {
 					said = strings.Join(j.Notes(), "\n") // what is written down can still be read
 					_ = j.Close()
 				}
-				if !strings.Contains(said, path+suffix) || !strings.Contains(said, c.want) || !strings.Contains(said, "take it away") {
+				if !strings.Contains(said, path+suffix) || !strings.Contains(said, c.want) || !strings.Contains(said, "remove it") {
 					t.Errorf("said: %q", said)
 				}
 				if kept, err := os.ReadFile(other); err != nil || string(kept) != "precious" {
