@@ -161,6 +161,39 @@ func TestPrivateMount(t *testing.T) {
 	}
 }
 
+// TestTidySparesOthers: the file system of the pins is unmounted when nobody's are in it. Whoever makes a folder while
+// another looks is waited for.
+func TestTidySparesOthers(t *testing.T) {
+	base := pinDir(t)
+	one, two := pins{base: base, dir: filepath.Join(base, "net-1-1")}, pins{base: base, dir: filepath.Join(base, "net-2-2")}
+	if err := one.make(); err != nil {
+		t.Fatal(err)
+	}
+	unlock, err := two.lock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error)
+	go func() { done <- one.tidy() }()
+	soon(t, "the folder of one is gone", func() bool { _, err := os.Stat(one.dir); return err != nil })
+	if err := os.Mkdir(two.dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	unlock()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(two.dir); err != nil || !isBPF(base) {
+		t.Fatalf("the other's pins are lost: %v", err)
+	}
+	if err := two.tidy(); err != nil || isBPF(base) {
+		t.Errorf("nobody's pins are in it, and it is mounted: %v", err)
+	}
+	if one.empty() {
+		t.Error("what cannot be read is taken for empty")
+	}
+}
+
 func TestMounted(t *testing.T) {
 	const list = "24 30 0:22 / /sys/fs/bpf rw,nosuid shared:9 - bpf bpf rw,mode=700\n" +
 		"40 30 0:37 / /run/culvert/bpf rw,nosuid - bpf bpf rw\n41 30 0:38 / /sys/fs/bpf ro master:9 master - bpf bpf rw\n"

@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -74,6 +77,15 @@ func isBPF(path string) bool {
 
 // make makes the folder, and mounts a file system for it where there is none.
 func (p pins) make() error {
+	if info, err := os.Stat(p.dir); err == nil && info.IsDir() && isBPF(p.dir) {
+		return nil // while it is there nobody unmounts
+	}
+	if err := os.MkdirAll(filepath.Dir(p.base), 0o755); err != nil {
+		return fmt.Errorf("make pin folder: %w", err)
+	}
+	if unlock, err := p.lock(); err == nil { // else another holds it and is stopped: pins matter more
+		defer unlock()
+	}
 	if err := os.MkdirAll(p.base, 0o700); err != nil {
 		return fmt.Errorf("make pin folder: %w", err)
 	}
@@ -147,17 +159,53 @@ func (p pins) tidy() error {
 	if err := absent(os.Remove(p.dir)); err != nil {
 		return fmt.Errorf("remove pin folder: %w", err)
 	}
-	if rest, _ := filepath.Glob(filepath.Join(p.base, "net-*")); len(rest) > 0 {
+	if !p.mountPoint() {
+		os.Remove(p.base) // fails where it still serves
+		return nil
+	}
+	// Nothing may be pinned between the look and the unmounting: it would be lost, and a guard's drops with it.
+	unlock, err := p.lock()
+	if err != nil {
+		return nil //nolint:nilerr // the file system stays: that does no harm
+	}
+	defer unlock()
+	if !p.empty() {
 		return nil // of other namespaces
 	}
-	if p.mountPoint() {
-		if err := unix.Unmount(p.base, 0); err != nil && !errors.Is(err, unix.EBUSY) {
-			return fmt.Errorf("unmount %s: %w", p.base, err)
-		}
+	if err := unix.Unmount(p.base, 0); err != nil && !errors.Is(err, unix.EBUSY) {
+		return fmt.Errorf("unmount %s: %w", p.base, err)
 	}
-	os.Remove(p.base) // fails where it still serves
+	os.Remove(p.base)
 	return nil
 }
+
+// empty is true where no namespace has a folder of pins, and that is certain. What the kernel itself shows in such a file
+// system (maps.debug, progs.debug) is nobody's pin.
+func (p pins) empty() bool {
+	list, err := os.ReadDir(p.base)
+	return err == nil && !slices.ContainsFunc(list, fs.DirEntry.IsDir)
+}
+
+// lock keeps the processes apart that mount, make folders and unmount. Who holds it does so for an instant; one that was
+// stopped then is not waited for.
+func (p pins) lock() (unlock func(), err error) {
+	f, err := os.Open(filepath.Dir(p.base))
+	if err != nil {
+		return nil, err
+	}
+	for deadline := time.Now().Add(lockPatience); ; time.Sleep(10 * time.Millisecond) {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return func() { f.Close() }, nil
+		}
+		if time.Now().After(deadline) {
+			f.Close()
+			return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
+		}
+	}
+}
+
+const lockPatience = 2 * time.Second
 
 // mountPoint tells a file system mounted on base from one that base is a folder of.
 func (p pins) mountPoint() bool { return isBPF(p.base) && !isBPF(filepath.Dir(p.base)) }
