@@ -77,9 +77,8 @@ func (e *Enforcer) apply(ctx context.Context, actions []plan.Action, of func(*pl
 	return errs
 }
 
-// tallyFor returns where an action is counted, or nil. What comes back counts for the
-// session for which it was removed, though that has ended since or protects it no
-// longer.
+// tallyFor returns where an action is counted, or nil. A route that comes back counts for
+// the session for which it was removed, even if that has ended or no longer protects it.
 func (e *Enforcer) tallyFor(a *plan.Action) *tally {
 	v := e.view.Load()
 	switch a.Kind {
@@ -104,18 +103,19 @@ func (e *Enforcer) owner(t *tally) *session {
 	return t.owner
 }
 
-// groupKey is what removals have in common that are told as one.
+// groupKey is what the removals of one group have in common.
 type groupKey struct {
 	prefix   netip.Prefix // protected
 	tunnel   uint32
-	link     uint32 // by which they lead
+	link     uint32 // that they lead by
 	protocol uint8
 	port     uint32
 	failed   bool
-	readded  bool // not removed
+	readded  bool // routes put back, not removals
 }
 
-// group is removals, or tunnel's routes put back, that came faster than they could be told one by one.
+// group is removals, or tunnel's routes put back, that came too fast to be reported one
+// by one.
 type group struct {
 	verdict     plan.Verdict
 	tally       *tally
@@ -131,15 +131,14 @@ type group struct {
 	exposed     time.Duration // the longest
 }
 
-// groupsKept bounds the groups. Whatever differs from all of them is added to the
-// one that any is like: what nobody can make without end is the protected prefix.
+// groupsKept bounds the groups. When there are so many, an event that fits none goes to
+// the group of its protected prefix and tunnel alone, of which there is no endless number.
 const groupsKept = 256
 
 // groups are the groups that were not told yet. The zero value is empty.
 type groups map[groupKey]*group
 
-// add puts an event into its group, or into one of what was removed and one of what
-// was put back.
+// add puts an event into its group; one that removed a route and put one back, into two.
 func (g *groups) add(ev *Event, path string) {
 	if ev.Readded {
 		put := *ev

@@ -23,29 +23,29 @@
 // shape, size and rate; the loader tells the programs which networks each link has.
 //
 // A later comer may put a TCX program before ours, and end the chain there (as agents do that return TC_ACT_OK) or redirect
-// packets. The kernel tells nobody. So each recheck, and each word of the interface, looks at the chain, and ours is put
-// first again, the new link before the old one goes: packets pass unseen until then ([Options].Recheck), and
-// [Interface].Displaced counts it. Where the other insists too, [Interface].Err says that packets may pass unseen. In that
-// moment both links of ours are there: a packet that is let go may be counted twice.
+// packets. The kernel tells nobody. So each recheck, and each notification of the interface, looks at the chain and puts
+// ours first again. Packets pass unseen until then ([Options].Recheck), and [Interface].Displaced counts it. If the other
+// program insists too, [Interface].Err says that packets may pass unseen. The new link is made before the old one goes:
+// while both are there, a packet that is let go may be counted twice.
 //
 // A clsact filter goes before the BPF filters of its priority, the first that takes it. One that comes later there, or is
 // of another kind and stands before it, hides packets from it when it ends the chain. That is not looked for.
 //
-// An ingress qdisc takes a filter for the way out too, and runs it on the way in. Beside one no filter of ours is attached,
-// and [Interface].Err says so.
+// An ingress qdisc takes an egress filter without an error, but runs it on ingress. So no filter of ours is attached to an
+// interface that has one, and [Interface].Err says so.
 //
 // # What stands on what
 //
-// A packet may leave by several interfaces in turn: a bridge and its port, a VLAN and what it sits on. It belongs to the
-// uppermost: what is exempt there, or is its tunnel's own, is so at each below it. A port's master is known to the programs,
-// a VLAN by its tags, a macvlan or ipvlan by the route that the kernel noted on the packet. What the one below sends itself
-// has none of these, and is judged there.
+// A packet may leave by several interfaces in turn: a bridge and its port, a VLAN and the interface below. It belongs to the
+// uppermost: if that is exempt, or the packet's own tunnel, the packet is no leak at any interface below. The programs know
+// a port by its master, a VLAN's frame by its tags, and a macvlan's or ipvlan's packet by the route that the kernel noted on
+// it. What the interface below sends itself has none of these, and is judged there.
 //
-// Where a packet is seen again below, the upper interface's sum says so ([Counter].Upper), packet by packet. That is so of
-// kinds whose frames can be read below: a DSA switch's ports, HSR and batman-adv count by themselves.
+// Where a packet is seen again below, the upper interface's sum says so ([Counter].Upper), packet by packet. That holds for
+// kinds whose frames can be read below. A DSA switch's ports, HSR and batman-adv are counted at themselves alone.
 //
-// Sums of an interface that goes are told once more as its own, and are then part of one sum for all that are gone
-// ([Counter].Interface 0): no number of interfaces fills the table.
+// When an interface goes, [Witness.Counters] returns its sums once more under its index. Then they become part of one sum
+// for all that are gone ([Counter].Interface 0), so that no number of interfaces fills the table.
 //
 // # New interfaces
 //

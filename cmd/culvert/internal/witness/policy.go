@@ -230,7 +230,7 @@ func gatesOf(srv enforce.Server) []loader.Prefix {
 	return []loader.Prefix{{Proto: number, Port: srv.Addr.Port()}}
 }
 
-// fromOf makes gates of a session's servers ask who sends, each once for each sender.
+// fromOf returns the gates of a session's servers, each once for each sender of its transport.
 func fromOf(s *enforce.ProtectedSession, gates []loader.Prefix) (out []loader.Prefix) {
 	for _, f := range senders(s) {
 		for _, g := range gates {
@@ -241,8 +241,9 @@ func fromOf(s *enforce.ProtectedSession, gates []loader.Prefix) (out []loader.Pr
 	return out
 }
 
-// senders are who sends a session's transport. Where nobody said so it is what the kind of its interface makes certain: the
-// kernel sends WireGuard's packets, a process of this host those of a tun. What else a kernel carries may look forwarded.
+// senders are the senders of a session's transport. Where ServerFrom names none the tunnel's kind decides, as far as it
+// makes that certain: the kernel sends WireGuard's packets, a process of this host those of a tun. Packets of other kinds
+// of tunnel may look forwarded.
 func senders(s *enforce.ProtectedSession) (out []loader.Prefix) {
 	for _, word := range s.ServerFrom {
 		f, err := enforce.ParseSender(word)
