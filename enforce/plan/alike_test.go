@@ -14,6 +14,10 @@ func TestMayTake(t *testing.T) {
 	}{
 		{"itself", "10.1.0.0/16 via 192.168.1.1 dev eth0", "10.1.0.0/16 via 192.168.1.1 dev eth0", false},
 		{"a source address", "10.1.0.0/16 dev eth0", "10.1.0.0/16 dev eth0 src 192.168.1.10", true},
+		{"a source address, by the same gateway", "10.1.0.0/16 via 192.168.1.1 dev eth0", "10.1.0.0/16 via 192.168.1.1 dev eth0 src 192.168.1.10", true},
+		{"a source address, of the same protocol", "10.1.0.0/16 dev eth0 proto static", "10.1.0.0/16 dev eth0 proto static src 192.168.1.10", true},
+		{"a protocol that is not named", "10.1.0.0/16 dev eth0", "10.1.0.0/16 dev eth0 proto static", true},
+		{"another type by the same interface", "10.1.0.0/16 dev eth0", "local 10.1.0.0/16 dev eth0", false},
 		{"no source address", "10.1.0.0/16 dev eth0 src 192.168.1.10", "10.1.0.0/16 dev eth0", false},
 		{"another source address", "10.1.0.0/16 dev eth0 src 192.168.1.10", "10.1.0.0/16 dev eth0 src 192.168.1.11", false},
 		{"a gateway", "10.1.0.0/16 dev eth0", "10.1.0.0/16 via 192.168.1.1 dev eth0", true},

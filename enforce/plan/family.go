@@ -91,8 +91,6 @@ func halves(p netip.Prefix) (low, high netip.Prefix) {
 // Full reports whether all of a family's Internet is protected, but for what is
 // excluded: lists that spare private networks or the server count as full.
 func Full(f Family, protect, exclude []netip.Prefix) bool {
-	own := func(p netip.Prefix) bool { return FamilyOf(p) != f }
-	protect, exclude = slices.DeleteFunc(slices.Clone(protect), own), slices.DeleteFunc(slices.Clone(exclude), own)
 	covered := func(by []netip.Prefix) bool {
 		for _, g := range internet(f) {
 			if len(without(g, by)) > 0 {

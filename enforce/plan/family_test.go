@@ -23,6 +23,7 @@ func TestFull(t *testing.T) {
 		{"a VPN's own networks", "10.8.0.0/24 fd08::/64 172.31.0.0/16", "", false, false},
 		{"less what is excluded", "0.0.0.0/0", "203.0.113.0/24 192.168.0.0/16", true, false},
 		{"a list without private networks", "0.0.0.0/5 8.0.0.0/7 11.0.0.0/8 12.0.0.0/6 16.0.0.0/4 32.0.0.0/3 64.0.0.0/2 128.0.0.0/3 160.0.0.0/5 168.0.0.0/6 172.0.0.0/12 172.32.0.0/11 172.64.0.0/10 172.128.0.0/9 173.0.0.0/8 174.0.0.0/7 176.0.0.0/4 192.0.0.0/9 192.128.0.0/11 192.160.0.0/13 192.169.0.0/16 192.170.0.0/15 192.172.0.0/14 192.176.0.0/12 192.192.0.0/10 193.0.0.0/8 194.0.0.0/7 196.0.0.0/6 200.0.0.0/5 208.0.0.0/4", "", true, false},
+		{"less one address", "0.0.0.0/0 ::/0", "1.1.1.1/32 2001:db8::1/128", true, true},
 		{"everything is excluded", "198.51.100.0/24", "0.0.0.0/0", false, false},
 		{"a hole that nobody excludes", "0.0.0.0/1 128.0.0.0/2 192.0.0.0/9 192.128.0.0/10 192.192.0.0/11 192.240.0.0/12 193.0.0.0/8 194.0.0.0/7 196.0.0.0/6 200.0.0.0/5 208.0.0.0/4", "", false, false},
 	} {
@@ -62,6 +63,14 @@ func TestGlobalPrefixes(t *testing.T) {
 	} {
 		if in(plan.IPv6, addr) != want {
 			t.Errorf("%s: want %t", addr, want)
+		}
+	}
+}
+
+func TestFamilies(t *testing.T) {
+	for f, name := range map[plan.Family]string{plan.IPv4: "IPv4", plan.IPv6: "IPv6"} {
+		if f.String() != name || f.Other() == f || f.Other().Other() != f {
+			t.Errorf("%s is called %s, and the other is %s", name, f, f.Other())
 		}
 	}
 }

@@ -83,8 +83,7 @@ func (p *Policy) judgeProtected(r *Route, e *Entry, v *Verdict) {
 	}
 	v.Reason = competes(r, e)
 	switch {
-	case v.Reason == Shadowed || v.Reason == OtherTableOwn:
-		v.Decision = Keep
+	case v.Reason == Shadowed || v.Reason == OtherTableOwn: // it stays
 	case hides(r, e):
 		v.Decision = Conflict // whoever may keep it, others would pay
 	case p.spec.KeepUnreachable && rejects(r.Type):
@@ -207,7 +206,7 @@ func (v Verdict) outcome(name func(uint32) string) string {
 		return "falls through to other tables (throw)"
 	case v.Type != Unicast:
 		return "cuts the traffic off (" + v.Type.String() + ")"
-	case v.Reason == FromSource && v.Link == v.Entry.Tunnel:
+	case v.Link == v.Entry.Tunnel:
 		return "hides the tunnel's route from every other source"
 	case v.Partly:
 		return "leaves partly by " + name(v.Link)

@@ -62,6 +62,8 @@ func TestLeftNetwork(t *testing.T) {
 				"forget 10.1.0.0/16 via 192.168.1.2 dev eth0 [held=2]: nothing leads to its gateway any more"}},
 		{name: "a link-local gateway of IPv4 is asked for as any other", held: []plan.Held{held(1, "10.1.0.0/16 via 169.254.1.1 dev eth0")},
 			want: []string{"forget 10.1.0.0/16 via 169.254.1.1 dev eth0 [held=1]: nothing leads to its gateway any more"}},
+		{name: "a gateway that a nexthop object names", held: []plan.Held{held(1, "10.1.0.0/16 via 192.168.99.1 dev eth0 nhid 7")},
+			want: []string{"restore 10.1.0.0/16 via 192.168.99.1 dev eth0 nhid 7 [held=1]"}},
 		{name: "a gateway on no interface that is known", held: []plan.Held{held(1, "10.1.0.0/16 via 192.168.99.1")},
 			want: []string{"restore 10.1.0.0/16 via 192.168.99.1 [held=1]"}},
 		{name: "its address has another length now", links: changed(eth0, addrs("192.168.1.10/32")), held: []plan.Held{in("192.168.1.0/24", held(1, lan))},
@@ -172,6 +174,8 @@ func TestConnectedWithoutAnAddress(t *testing.T) {
 			want: []string{"forget " + advertised + " [held=1]: its address was removed"}},
 		{name: "an address of the network led to it, and went", links: single, held: []plan.Held{in("2001:db8:5::/64", held(1, advertised))},
 			want: []string{"forget " + advertised + " [held=1]: its address was removed"}},
+		{name: "by no interface that is known", held: []plan.Held{in("2001:db8:5::9/128", held(1, "2001:db8:5::/64 metric 256 proto kernel"))},
+			want: []string{"forget 2001:db8:5::/64 metric 256 proto kernel [held=1]: its address was removed"}},
 		{name: "what led to it is not known", links: single, held: []plan.Held{held(1, advertised)},
 			want: []string{"forget " + advertised + " [held=1]: its address was removed"}},
 		{name: "a peer's, whose address went", links: changed(eth0, func(l *plan.Link) { l.Peers = prefixes("192.168.50.1/32") }),
@@ -190,6 +194,10 @@ func TestGatewayWhileNoWayIsKnown(t *testing.T) {
 	vpn := []string{"0.0.0.0/1 dev tun0", "128.0.0.0/1 dev tun0"}
 	t.Run("ours", func(t *testing.T) {
 		situation{spec: spec, table: append(vpn, "192.168.1.1 dev eth0 proto own", "203.0.113.5 via 192.168.1.1 dev eth0 proto own")}.run(t)
+	})
+	t.Run("ours to others go", func(t *testing.T) {
+		situation{spec: spec, table: append(vpn, "192.168.1.1 dev eth0 proto own", "198.51.100.9 via 192.168.1.1 dev eth0 proto own", "203.0.113.5 via 192.168.1.1 dev eth0 proto own"),
+			want: []string{"withdraw 198.51.100.9/32 via 192.168.1.1 dev eth0 proto own"}}.run(t)
 	})
 	t.Run("one into the tunnel leads nowhere", func(t *testing.T) {
 		situation{spec: spec, table: append(vpn, "203.0.113.5 dev tun0 proto own"), want: []string{"withdraw 203.0.113.5/32 dev tun0 proto own"}}.run(t)

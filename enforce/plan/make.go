@@ -237,7 +237,7 @@ func (m *maker) read(r *Route) {
 func (m *maker) readOwn(r *Route) {
 	own := r.Clone()
 	m.own = append(m.own, own)
-	if r.Dst.Addr().Is4() && slices.ContainsFunc(m.paths, func(pa path) bool { return pa.loops && pa.rival.Slot() == r.Slot() }) {
+	if r.Dst.Addr().Is4() && slices.ContainsFunc(m.paths, func(pa path) bool { return pa.rival.Slot() == r.Slot() }) {
 		m.behind[own] = true
 	}
 }

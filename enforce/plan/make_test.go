@@ -63,6 +63,13 @@ func TestMustExist(t *testing.T) {
 	fullRoutes := []string{"0.0.0.0/1 via 10.8.0.1 dev tun0", "128.0.0.0/1 via 10.8.0.1 dev tun0"}
 	seen := session("10.0.0.0/8", nil)
 	seen.Seen = routes("10.0.0.0/8 via 10.8.0.1 dev tun0 metric 50 proto static")
+	split, gated, gated6 := session("10.0.0.0/8", nil), session(full, server("203.0.113.5")), session("2000::/3", server("2001:db8:77::5"))
+	gated.Pinholes, gated.Gateways = prefixes("192.168.1.1/32"), prefixes("192.168.1.1/32")
+	gated6.Pinholes, gated6.Gateways = prefixes("2001:db8:2::1/128"), prefixes("2001:db8:2::1/128")
+	const subnet6 = "2001:db8:2::/64 dev eth0 metric 256 proto kernel"
+	vpn6 := []string{"2000::/3 dev tun0 metric 1", "::/0 via 2001:db8:2::1 dev eth0 metric 1024", "2001:db8:77::5/128 via 2001:db8:2::1 dev eth0 metric 1 proto own"}
+	behind := session("::/0", server("2001:db8:77::5"))
+	behind.Seen = routes("::/0 dev tun0 metric 3000")
 	for _, s := range []situation{
 		{name: "nothing to do", spec: session("10.0.0.0/8", nil), table: []string{gateway, lan, "10.0.0.0/8 dev tun0 metric 50"}},
 		{name: "missing: put first, then conflicts are removed", spec: session("10.0.0.0/8 fd00::/8", nil),
@@ -137,7 +144,7 @@ func TestMustExist(t *testing.T) {
 			table: []string{"203.0.113.0/24 dev tun0", gateway + " dead", "default via 192.168.1.2 dev eth0 tos 0x10", "default via 192.168.1.3", "unreachable default dev eth0"}},
 		{name: "the same of IPv6", spec: session("2001:db8:77::/48", server("2001:db8:77::5")),
 			table: []string{"2001:db8:77::/48 dev tun0 metric 1024", "::/0 from 2001:db8:2::/64 via fe80::1 dev eth0 metric 1024"}},
-		{name: "a link-local gateway needs no route", spec: session("::/0", server("2001:db8:77::5")), baseline: true,
+		{name: "a link-local gateway needs no route", spec: behind, baseline: true,
 			table: []string{"::/0 via fe80::1 dev eth0 metric 1024", "::/0 dev eth0 metric 2000", "::/0 dev tun0 metric 3000"},
 			want:  []string{"put 2001:db8:77::5/128 via fe80::1 dev eth0 metric 1", "remove ::/0 via fe80::1 dev eth0 metric 1024 [hold]", "remove ::/0 dev eth0 metric 2000 [hold]"}},
 		{name: "ours serves, if its source address is ours to choose", spec: session(full, server("203.0.113.5")),
@@ -145,6 +152,78 @@ func TestMustExist(t *testing.T) {
 		{name: "but not with another source address than the gateway's subnet has", spec: session(full, server("203.0.113.5")), held: []plan.Held{held(1, lan)},
 			table: append([]string{gateway, "192.168.1.1 dev eth0 src 192.168.1.99 proto own", "203.0.113.5 via 192.168.1.1 dev eth0 proto own"}, fullRoutes...),
 			want:  []string{"put 192.168.1.1/32 dev eth0 src 192.168.1.10", "withdraw 192.168.1.1/32 dev eth0 proto own src 192.168.1.99"}},
+		{name: "nor is one of a network that was left", spec: session("0.0.0.0/0", server("203.0.113.5")),
+			held: []plan.Held{in("192.168.9.0/24", held(1, gateway))}, table: []string{"default dev tun0"},
+			want: []string{"forget 0.0.0.0/0 via 192.168.1.1 dev eth0 [held=1]: its interface is in another network now"}},
+		{name: "nor is one to whose gateway nothing leads", spec: session("0.0.0.0/0", server("203.0.113.5")), links: changed(eth0, addrs("10.44.0.20/24")),
+			held: []plan.Held{held(1, gateway)}, table: []string{"default dev tun0"}},
+		{name: "a subnet that is lost leads to no gateway", spec: session(full, server("203.0.113.5")), links: changed(eth0, addrs("192.168.1.77/24")),
+			held: []plan.Held{held(1, lan)}, table: append([]string{gateway}, fullRoutes...),
+			want: []string{"put 203.0.113.5/32 via 192.168.1.1 dev eth0", "forget " + lan + " [held=1]: its address was removed"}},
+		{name: "the gateway's subnet is the longest one on its interface that holds it", spec: session(full, server("203.0.113.5")), baseline: true,
+			table: append([]string{gateway, "192.168.0.0/16 dev eth0 src 192.168.0.9", lan, "192.168.1.0/25 dev eth1 src 192.168.1.9", "192.168.1.128/25 dev eth0 src 192.168.1.200"}, fullRoutes...),
+			want: []string{"put 192.168.1.1/32 dev eth0 src 192.168.1.10", "put 203.0.113.5/32 via 192.168.1.1 dev eth0",
+				"remove 192.168.0.0/16 dev eth0 src 192.168.0.9 [hold]", "remove 192.168.1.0/24 dev eth0 proto kernel src 192.168.1.10 [hold]",
+				"remove 192.168.1.0/25 dev eth1 src 192.168.1.9 [hold]", "remove 192.168.1.128/25 dev eth0 src 192.168.1.200 [hold]"}},
+		{name: "ours to other places do not serve", spec: session(full, server("203.0.113.5")), held: []plan.Held{held(1, lan)},
+			table: append([]string{gateway, "192.168.1.9 dev eth0 src 192.168.1.10 proto own", "203.0.113.5 via 192.168.1.2 dev eth0 proto own"}, fullRoutes...),
+			want: []string{"put 192.168.1.1/32 dev eth0 src 192.168.1.10", "put 203.0.113.5/32 via 192.168.1.1 dev eth0",
+				"withdraw 192.168.1.9/32 dev eth0 proto own src 192.168.1.10", "withdraw 203.0.113.5/32 via 192.168.1.2 dev eth0 proto own"}},
+		{name: "the server inside what the VPN routes in a table of its own",
+			spec:  session("0.0.0.0/0", func(s *plan.Session) { s.Servers, s.OtherTable = hosts("203.0.113.5"), prefixes("0.0.0.0/0") }),
+			table: []string{gateway}},
+		{name: "an attack on the way to the server, read first", spec: session("203.0.0.0/16", server("203.0.113.5")),
+			table: []string{"203.0.0.0/16 dev tun0", "203.0.113.0/24 via 192.168.1.66 dev eth0", gateway},
+			want:  []string{"put 203.0.113.5/32 via 192.168.1.1 dev eth0", "remove 203.0.113.0/24 via 192.168.1.66 dev eth0"}},
+		{name: "an attack on the way to the server, read last", spec: session("203.0.0.0/16", server("203.0.113.5")),
+			table: []string{"203.0.0.0/16 dev tun0", gateway, "203.0.113.0/24 via 192.168.1.66 dev eth0"},
+			want:  []string{"put 203.0.113.5/32 via 192.168.1.1 dev eth0", "remove 203.0.113.0/24 via 192.168.1.66 dev eth0"}},
+		{name: "where there are attacks alone, the longest one leads", spec: session("203.0.0.0/16", server("203.0.113.5")),
+			table: []string{"203.0.0.0/16 dev tun0", "203.0.113.0/24 via 192.168.1.66 dev eth0", "203.0.112.0/20 via 192.168.1.67 dev eth0"},
+			want:  []string{"put 203.0.113.5/32 via 192.168.1.66 dev eth0", "remove 203.0.112.0/20 via 192.168.1.67 dev eth0", "remove 203.0.113.0/24 via 192.168.1.66 dev eth0"}},
+		{name: "of two honest ways the one with the lower metric, read first", spec: session("203.0.113.0/24", server("203.0.113.5")),
+			table: []string{"203.0.113.0/24 dev tun0", gateway + " metric 5", "default via 192.168.7.1 dev eth1 metric 9"},
+			want:  []string{"put 203.0.113.5/32 via 192.168.1.1 dev eth0"}},
+		{name: "of two honest ways the longer one, read last", spec: session("203.0.113.0/24", server("203.0.113.5")),
+			table: []string{"203.0.113.0/24 dev tun0", gateway, "203.0.0.0/16 via 192.168.7.1 dev eth1 metric 9"},
+			want:  []string{"put 203.0.113.5/32 via 192.168.7.1 dev eth1"}},
+		{name: "what stood under the policy before leads, not what conflicted", spec: session("0.0.0.0/0", server("10.200.0.1")), before: &split,
+			table: []string{"default dev tun0", gateway, "10.200.0.0/16 via 192.168.1.66 dev eth0"},
+			want:  []string{"put 10.200.0.1/32 via 192.168.1.1 dev eth0", "remove 0.0.0.0/0 via 192.168.1.1 dev eth0 [hold] [behind]", "remove 10.200.0.0/16 via 192.168.1.66 dev eth0"}},
+		{name: "a connected route leads, not an attack on it", spec: session("192.168.0.0/16", server("192.168.1.5")),
+			table: []string{"192.168.0.0/16 dev tun0", lan, "192.168.1.0/25 via 192.168.1.66 dev eth0"},
+			want:  []string{"put 192.168.1.5/32 dev eth0 src 192.168.1.10", "remove " + lan + " [hold]", "remove 192.168.1.0/25 via 192.168.1.66 dev eth0"}},
+		{name: "a lease's subnet leads, not an attack on it", spec: session("192.168.0.0/16", server("192.168.1.5")),
+			table: []string{"192.168.0.0/16 dev tun0", "192.168.1.0/24 dev eth0 proto dhcp src 192.168.1.10", "192.168.1.0/25 via 192.168.1.66 dev eth0"},
+			want:  []string{"put 192.168.1.5/32 dev eth0 src 192.168.1.10", "remove 192.168.1.0/24 dev eth0 proto dhcp src 192.168.1.10 [hold]", "remove 192.168.1.0/25 via 192.168.1.66 dev eth0"}},
+		{name: "what merely looks connected does not", spec: session("192.168.0.0/16", server("192.168.1.5")),
+			table: []string{"192.168.0.0/16 dev tun0", gateway, "192.168.1.0/24 dev eth0 proto static", "192.168.1.0/25 dev eth0 proto kernel src 192.168.1.99"},
+			want:  []string{"put 192.168.1.5/32 via 192.168.1.1 dev eth0", "remove 192.168.1.0/24 dev eth0 proto static", "remove 192.168.1.0/25 dev eth0 proto kernel src 192.168.1.99"}},
+		{name: "a kept route to the server needs none of ours",
+			spec:  session(full, func(s *plan.Session) { s.Servers, s.KeepLinks = hosts("203.0.113.5"), []uint32{docker0} }),
+			table: append([]string{gateway, "203.0.113.0/24 dev docker0"}, fullRoutes...)},
+		{name: "but one that is no longer than what is protected",
+			spec:  session("203.0.113.0/24", func(s *plan.Session) { s.Servers, s.KeepLinks = hosts("203.0.113.5"), []uint32{docker0} }),
+			table: []string{gateway, "203.0.113.0/24 dev docker0", "203.0.113.0/24 dev tun0"}, want: []string{"put 203.0.113.5/32 dev docker0"}},
+		{name: "another's host route to the gateway may go any time: ours stands beside it", spec: gated, held: []plan.Held{held(1, lan)},
+			table: append([]string{gateway, "192.168.1.1 dev eth0 proto static", "203.0.113.5 via 192.168.1.1 dev eth0 proto own"}, fullRoutes...),
+			want:  []string{"put 192.168.1.1/32 dev eth0"}},
+		{name: "also where nothing else is known to lead to it", spec: gated,
+			table: append([]string{gateway, "192.168.1.1 dev eth0 proto static", "203.0.113.5 via 192.168.1.1 dev eth0 proto own"}, fullRoutes...),
+			want:  []string{"put 192.168.1.1/32 dev eth0"}},
+		{name: "but not where the operator excluded it",
+			spec:  session(full, func(s *plan.Session) { s.Servers, s.Exclude = hosts("203.0.113.5"), prefixes("192.168.1.1/32") }),
+			table: append([]string{gateway, "192.168.1.1 dev eth0 proto static", "203.0.113.5 via 192.168.1.1 dev eth0 proto own"}, fullRoutes...)},
+		{name: "IPv6 cannot tell ours from another's that goes the same way", spec: gated6, held: []plan.Held{held(1, subnet6)},
+			table: append([]string{"2001:db8:2::1/128 dev eth0 metric 1 proto static"}, vpn6...)},
+		{name: "IPv6, at another metric", spec: gated6, held: []plan.Held{held(1, subnet6)},
+			table: append([]string{"2001:db8:2::1/128 dev eth0 metric 5 proto static"}, vpn6...), want: []string{"put 2001:db8:2::1/128 dev eth0 metric 1"}},
+		{name: "IPv6, by another interface", spec: gated6, held: []plan.Held{held(1, subnet6)},
+			table: append([]string{"2001:db8:2::1/128 dev eth1 metric 1 proto static"}, vpn6...), want: []string{"put 2001:db8:2::1/128 dev eth0 metric 1"}},
+		{name: "ours that lies inside a wider one of the tunnel's", spec: session("10.0.0.0/8", nil),
+			table: []string{"10.0.0.0/8 dev tun0", "10.1.0.0/16 dev tun0 proto own"}, want: []string{"withdraw 10.1.0.0/16 dev tun0 proto own"}},
+		{name: "a default route for a source prefix is not the tunnel's route", spec: session("::/0", nil),
+			table: []string{"::/0 from fd08::/64 dev tun0 metric 1024"}, want: []string{"put ::/0 dev tun0 metric 1"}},
 		{name: "an attack does not lead the transport astray", spec: session("0.0.0.0/0", server("203.0.113.5")), held: []plan.Held{held(1, gateway), held(2, lan)},
 			table: []string{"default dev tun0", "192.168.1.1 dev eth0 src 192.168.1.10 proto own", "203.0.113.5 via 192.168.1.1 dev eth0 proto own",
 				"203.0.113.0/24 via 192.168.1.66 dev eth0", "192.168.1.0/25 dev eth1"},
@@ -201,6 +280,25 @@ func TestRemove(t *testing.T) {
 			table: append(ours, "10.1.0.0/16 via 192.168.1.9 dev eth0 proto static", "10.1.0.0/16 via 192.168.1.1 dev eth0 proto static"),
 			want: []string{"remove 10.1.0.0/16 via 192.168.1.9 dev eth0 proto static",
 				"remove 10.1.0.0/16 via 192.168.1.1 dev eth0 proto static [hold] [held=7]"}},
+		{name: "nor is it taken for itself twice", spec: spec,
+			held:  []plan.Held{held(7, "10.1.0.0/16 via 192.168.1.1 dev eth0 proto static")},
+			table: append(ours, "10.1.0.0/16 via 192.168.1.1 dev eth0 proto static src 192.168.1.10", "10.1.0.0/16 via 192.168.1.1 dev eth0 proto static"),
+			want: []string{"remove 10.1.0.0/16 via 192.168.1.1 dev eth0 proto static src 192.168.1.10",
+				"remove 10.1.0.0/16 via 192.168.1.1 dev eth0 proto static [hold] [held=7]"}},
+		{name: "nor for another one too", spec: spec,
+			held:  []plan.Held{held(7, "10.1.0.0/16 via 192.168.1.1 dev eth0 proto static"), held(8, "10.1.0.0/16 via 192.168.1.1 dev eth0 proto static src 192.168.1.10")},
+			table: append(ours, "10.1.0.0/16 via 192.168.1.1 dev eth0 proto static"),
+			want:  []string{"remove 10.1.0.0/16 via 192.168.1.1 dev eth0 proto static [hold] [held=7]"}},
+		{name: "the newer copy of one that is lost takes its place", spec: spec,
+			held:  []plan.Held{held(7, "10.1.0.0/16 via 192.168.1.1 dev eth0 proto static src 192.168.9.9")},
+			table: append(ours, "10.1.0.0/16 via 192.168.1.1 dev eth0 proto static"),
+			want:  []string{"remove 10.1.0.0/16 via 192.168.1.1 dev eth0 proto static [hold] [held=7]"}},
+		{name: "what is lost is forgotten, while it conflicts too", spec: spec, links: without(eth1), held: []plan.Held{held(7, "10.1.0.0/16 dev eth1")}, table: ours,
+			want: []string{"forget 10.1.0.0/16 dev eth1 [held=7]: its interface is gone"}},
+		{name: "at the first look a newer copy too", spec: spec, baseline: true,
+			held:  []plan.Held{held(7, "10.1.0.0/16 via 192.168.1.1 dev eth0 proto static")},
+			table: append(ours, "10.1.0.0/16 via 192.168.1.1 dev eth0 proto static src 192.168.1.10"),
+			want:  []string{"remove 10.1.0.0/16 via 192.168.1.1 dev eth0 proto static src 192.168.1.10 [hold]"}},
 		{name: "at the first look what stands was there beside what is held", spec: spec, baseline: true,
 			held:  []plan.Held{held(7, "10.1.0.0/16 via 192.168.1.1 dev eth0 proto static")},
 			table: append(ours, "10.1.0.0/16 via 192.168.1.9 dev eth0 proto static"),
@@ -211,6 +309,12 @@ func TestRemove(t *testing.T) {
 		{name: "IPv6 ECMP entry: the foreign leg alone", spec: spec, table: []string{ours[0], ours[1],
 			"fd00::/8 metric 1024 nexthop via fd08::1 dev tun0 nexthop via fe80::1 dev eth0"},
 			want: []string{"remove fd00::/8 via fe80::1 dev eth0 metric 1024"}},
+		{name: "a longer IPv6 ECMP entry: whole", spec: spec, table: append(ours, "fd00:1::/32 metric 5 nexthop via fd08::1 dev tun0 nexthop via fe80::1 dev eth0"),
+			want: []string{"remove fd00:1::/32 via fd08::1 dev tun0 via fe80::1 dev eth0 metric 5"}},
+		{name: "an IPv6 ECMP entry for a source prefix: whole", spec: spec, table: append(ours, "fd00::/8 from fd08::/64 metric 5 nexthop via fd08::1 dev tun0 nexthop via fe80::1 dev eth0"),
+			want: []string{"remove fd00::/8 from fd08::/64 via fd08::1 dev tun0 via fe80::1 dev eth0 metric 5"}},
+		{name: "behind one that the operator keeps", spec: session("10.0.0.0/8", func(s *plan.Session) { s.KeepLinks = []uint32{docker0} }),
+			table: []string{"10.0.0.0/8 dev docker0", "10.0.0.0/8 dev eth0", "10.0.0.0/8 dev tun0"}, want: []string{"remove 10.0.0.0/8 dev eth0 [behind]"}},
 		{name: "IPv6 ECMP entry by a nexthop group: whole, and the tunnel's put back", spec: spec, table: []string{ours[0], ours[1],
 			"fd00::/8 metric 1 nexthop via fd08::1 dev tun0 nexthop via fe80::1 dev eth0 nhid 8"},
 			want: []string{"put fd00::/8 dev tun0 metric 1", "remove fd00::/8 via fd08::1 dev tun0 via fe80::1 dev eth0 metric 1 nhid 8"}},
@@ -291,6 +395,9 @@ func TestLearnt(t *testing.T) {
 	if want := []string{"10.0.0.0/8 dev tun0 metric 50"}; !slices.Equal(seen, want) {
 		t.Errorf("seen %q, want %q", seen, want)
 	}
+	if _, seen := learn(p, gateway, "10.0.0.0/8 dev tun0 metric 40"); !slices.Equal(seen, []string{"10.0.0.0/8 dev tun0 metric 40"}) {
+		t.Errorf("seen %q after it changed", seen)
+	}
 	if same, seen := learn(p, gateway); same != p || len(seen) != 1 {
 		t.Errorf("what was seen is forgotten as it goes: %q", seen)
 	}
@@ -330,12 +437,12 @@ func TestRestore(t *testing.T) {
 			want: []string{"withdraw 10.1.0.0/16 dev eth0 proto own", "withdraw 10.2.0.0/16 dev eth0 proto own"}},
 		{name: "places that may hold a gateway come back before those that only need one", held: []plan.Held{
 			held(1, "10.1.0.0/16 via 192.168.1.1 dev eth0"),
-			held(2, "10.2.0.0/16 dev eth0"), held(3, "10.2.0.0/16 via 192.168.1.1 dev eth0"),
-			held(4, lan), held(5, "192.168.1.0/24 via 192.168.7.1 dev eth1"),
+			held(2, "10.2.0.0/16 via 192.168.1.1 dev eth0"), held(3, "10.2.0.0/16 dev eth0"),
+			held(4, "192.168.1.0/24 via 192.168.7.1 dev eth1"), held(5, lan),
 			held(6, "192.168.9.0/24 dev eth0")},
 			want: []string{"restore 192.168.9.0/24 dev eth0 [held=6]",
-				"restore 192.168.1.0/24 via 192.168.7.1 dev eth1 [held=5]", "restore " + lan + " [held=4]",
-				"restore 10.2.0.0/16 via 192.168.1.1 dev eth0 [held=3]", "restore 10.2.0.0/16 dev eth0 [held=2]",
+				"restore " + lan + " [held=5]", "restore 192.168.1.0/24 via 192.168.7.1 dev eth1 [held=4]",
+				"restore 10.2.0.0/16 dev eth0 [held=3]", "restore 10.2.0.0/16 via 192.168.1.1 dev eth0 [held=2]",
 				"restore 10.1.0.0/16 via 192.168.1.1 dev eth0 [held=1]"}},
 		{name: "a tie on metric keeps its position", held: []plan.Held{
 			{ID: 1, Route: rt("10.0.0.0/8 dev eth0"), First: true}, {ID: 2, Route: rt("10.0.0.0/8 dev eth1"), First: true},
@@ -350,6 +457,13 @@ func TestRestore(t *testing.T) {
 			held: []plan.Held{held(1, "10.0.0.0/8 dev eth0"), held(2, "10.0.0.0/8 dev eth0 src 192.168.1.10"), held(3, "10.0.0.0/8 dev docker0")},
 			want: []string{"lift 10.0.0.0/8 dev eth0 [held=1]", "restore 10.0.0.0/8 dev docker0 [held=3]",
 				"restore 10.0.0.0/8 dev eth0 src 192.168.1.10 [held=2]", "restore 10.0.0.0/8 dev eth0 [held=1]"}},
+		{name: "all that stand before one that comes back are lifted", table: []string{"10.0.0.0/8 dev eth1", "10.0.0.0/8 dev eth0"},
+			held: []plan.Held{held(1, "10.0.0.0/8 dev eth0"), held(2, "10.0.0.0/8 dev eth1"), held(3, "10.0.0.0/8 dev docker0")},
+			want: []string{"lift 10.0.0.0/8 dev eth1 [held=2]", "lift 10.0.0.0/8 dev eth0 [held=1]",
+				"restore 10.0.0.0/8 dev docker0 [held=3]", "restore 10.0.0.0/8 dev eth1 [held=2]", "restore 10.0.0.0/8 dev eth0 [held=1]"}},
+		{name: "one of another place comes back before it: nothing is lifted", table: []string{"10.0.0.0/8 dev eth1"},
+			held: []plan.Held{held(1, "10.0.0.0/8 dev eth0"), held(2, "10.0.0.0/8 dev eth1"), held(3, "9.0.0.0/8 dev eth0")},
+			want: []string{"restore 9.0.0.0/8 dev eth0 [held=3]", "restore 10.0.0.0/8 dev eth1 [held=2]", "restore 10.0.0.0/8 dev eth0 [held=1]"}},
 		{name: "its place is another slot's: nothing is lifted", table: []string{"10.0.0.0/8 dev eth0"},
 			held: []plan.Held{held(1, "10.0.0.0/8 dev eth0"), held(2, "10.0.0.0/8 dev eth0 metric 5"), held(3, "9.0.0.0/8 dev eth0")},
 			want: []string{"restore 9.0.0.0/8 dev eth0 [held=3]", "restore 10.0.0.0/8 dev eth0 [held=1]", "restore 10.0.0.0/8 dev eth0 metric 5 [held=2]"}},
@@ -420,6 +534,7 @@ func TestServersWayWins(t *testing.T) {
 		{name: "pushed, split", spec: split, table: append(vpn, pushed), want: []string{"put " + put + " [ahead]"}},
 		{name: "the tunnel's peer", spec: full, table: append(vpn, peer), want: []string{"put " + put + " [ahead]"}},
 		{name: "ahead already", spec: full, table: append(vpn, ours, pushed)},
+		{name: "ahead already, and ours to the gateway is no rival's", spec: full, held: []plan.Held{held(1, lan)}, table: append(vpn, ours, pushed, "192.168.1.1/32 dev eth0 proto own src 192.168.1.10")},
 		{name: "behind: it is put anew", spec: full, table: append(vpn, pushed, ours), want: []string{"put " + put + " [ahead]", "withdraw " + ours}},
 		{name: "a route that survives is not as long", spec: kept, table: append(vpn, pushed, "203.0.113.0/24 via 192.168.1.1 dev eth0"), want: []string{"put " + put + " [ahead]"}},
 		{name: "a route that survives, and no rival", spec: kept, table: append(vpn, "203.0.113.0/24 via 192.168.1.1 dev eth0")},
@@ -449,6 +564,9 @@ func TestServersWayWins(t *testing.T) {
 			want: []string{"put 2001:db8:77::5/128 via fe80::1 dev eth0 metric 1 [ahead]"}}, true},
 		{situation{name: "IPv6, the best of two counts", spec: six, table: append(vpn6, "2001:db8:77::5/128 dev tun0 metric 1", "2001:db8:77::5/128 dev tun0 metric 1024"),
 			want: []string{"put 2001:db8:77::5/128 via fe80::1 dev eth0 metric 1 [ahead]"}}, true},
+		{situation{name: "IPv6, the best of two counts, read last", spec: six, table: append(vpn6, "2001:db8:77::5/128 dev tun0 metric 1024", "2001:db8:77::5/128 dev tun0 metric 1"),
+			want: []string{"put 2001:db8:77::5/128 via fe80::1 dev eth0 metric 1 [ahead]"}}, true},
+		{situation{name: "IPv6, ours stands beside it: there is no order", spec: six, table: append(vpn6, "2001:db8:77::5/128 dev tun0 metric 1", "2001:db8:77::5/128 via fe80::1 dev eth0 metric 1 proto own")}, true},
 		{situation{name: "IPv6, for a source prefix", spec: six, table: append(vpn6, "2001:db8:77::5/128 from 2001:db8:8::/64 dev tun0 metric 1"),
 			want: []string{"put 2001:db8:77::5/128 via fe80::1 dev eth0 metric 1"}}, false},
 		{situation{name: "no way outside at all", spec: full, table: append(vpn[:3:3], pushed)}, true},
@@ -472,6 +590,7 @@ func TestGatewaysOfExcludedRoutes(t *testing.T) {
 	})
 	vpn := []string{"0.0.0.0/1 dev tun0", "128.0.0.0/1 dev tun0", gateway, "203.0.113.9/32 via 192.168.1.1 dev eth0"}
 	nested := spec
+	several := session("0.0.0.0/1 128.0.0.0/1", func(s *plan.Session) { s.Exclude = prefixes("203.0.113.0/24") })
 	nested.Sessions = append(slices.Clone(spec.Sessions), plan.Session{Tunnel: tun1, TunnelUp: true, Protect: prefixes("fd00::/8"), OtherTable: prefixes("fd00::/8")})
 	const put, ours = "192.168.1.1/32 dev eth0 src 192.168.1.10", "192.168.1.1/32 dev eth0 proto own src 192.168.1.10"
 	for _, s := range []situation{
@@ -479,11 +598,18 @@ func TestGatewaysOfExcludedRoutes(t *testing.T) {
 		{name: "kept while the subnet is out", spec: spec, table: append(vpn, ours), held: []plan.Held{held(1, lan)}},
 		{name: "no more than needed", spec: spec, table: append(vpn[:3:3], lan), want: []string{"remove " + lan + " [hold]"}},
 		{name: "nor of what carries nothing there", spec: spec, table: append(vpn[:3:3], lan, "other 203.0.113.9/32 via 192.168.1.1 dev eth0"), want: []string{"remove " + lan + " [hold]"}},
+		{name: "several are put in order", spec: several, baseline: true, table: []string{"0.0.0.0/1 dev tun0", "128.0.0.0/1 dev tun0", lan,
+			"203.0.113.7/32 via 192.168.1.4 dev eth0", "203.0.113.8/32 via 192.168.1.2 dev eth0", "203.0.113.9/32 via 192.168.1.5 dev eth0", "203.0.113.10/32 via 192.168.1.3 dev eth0"},
+			want: []string{"put 192.168.1.2/32 dev eth0 src 192.168.1.10", "put 192.168.1.3/32 dev eth0 src 192.168.1.10",
+				"put 192.168.1.4/32 dev eth0 src 192.168.1.10", "put 192.168.1.5/32 dev eth0 src 192.168.1.10", "remove " + lan + " [hold]"}},
 		{name: "a next hop inside another tunnel needs nothing", spec: nested, table: []string{"0.0.0.0/1 dev tun0", "128.0.0.0/1 dev tun0", "203.0.113.9/32 via 10.9.0.1 dev tun1", "10.9.0.0/24 dev tun1"},
 			baseline: true, want: []string{"remove 10.9.0.0/24 dev tun1 [hold]"}},
 	} {
 		t.Run(s.name, func(t *testing.T) {
 			pl := s.run(t)
+			if s.name == "several are put in order" {
+				return
+			}
 			class, _ := pl.Policy.Lookup(netip.MustParseAddr("192.168.1.1"))
 			if want := strings.HasPrefix(s.name, "put") || strings.HasPrefix(s.name, "kept"); (class == plan.Gateway) != want {
 				t.Errorf("the router is %v", class)
@@ -506,5 +632,70 @@ func TestDefaults(t *testing.T) {
 	}
 	if want := []string{"::/0 via fe80::9 dev eth1 metric 5", "0.0.0.0/0 via 192.168.7.1 dev eth1 metric 6"}; !slices.Equal(got, want) {
 		t.Errorf("default routes %q, want %q", got, want)
+	}
+}
+
+// TestMissing: a protected prefix without its tunnel route is told, whether or not it
+// can be put.
+func TestMissing(t *testing.T) {
+	pl := situation{spec: session("10.0.0.0/8 172.16.0.0/12 fd00::/8", func(s *plan.Session) {
+		s.Mute6, s.OtherTable, s.Reject = true, prefixes("172.16.0.0/12"), prefixes("2000::/3")
+	}), want: []string{"put 10.0.0.0/8 dev tun0", "put unreachable 2000::/3 metric 1 [ahead]"}}.run(t)
+	if want := prefixes("10.0.0.0/8 fd00::/8"); !slices.Equal(pl.Missing, want) {
+		t.Errorf("missing %v, want %v", pl.Missing, want)
+	}
+}
+
+// TestPinholes: the policy knows the host routes that the transport needs, and those of
+// them that are next hops, in order and no longer than they are needed.
+func TestPinholes(t *testing.T) {
+	spec := session("0.0.0.0/1 128.0.0.0/1", func(s *plan.Session) { s.Servers = hosts("203.0.113.9", "203.0.113.5") })
+	vpn := []string{"0.0.0.0/1 dev tun0", "128.0.0.0/1 dev tun0", gateway}
+	seen := routes(vpn[:2]...)
+	const servers = "203.0.113.5/32 203.0.113.9/32"
+	for _, c := range []struct {
+		name, pinholes, gateways string // known before
+		table                    []string
+		want, wantGateways       string
+	}{
+		{"the first look", "", "", append(vpn, lan), "192.168.1.1/32 " + servers, "192.168.1.1/32"},
+		{"known as pinholes alone", "192.168.1.1/32 " + servers, "", append(vpn, lan), "192.168.1.1/32 " + servers, "192.168.1.1/32"},
+		{"the servers alone are new", "", "", vpn, servers, ""},
+		{"an older one", "192.168.99.1/32 " + servers, "192.168.99.1/32", vpn, servers, ""},
+		{"no way is known now", "192.168.99.1/32 " + servers, "192.168.99.1/32", vpn[:2], "192.168.99.1/32 " + servers, "192.168.99.1/32"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			spec := spec
+			spec.Pinholes, spec.Gateways, spec.Seen = prefixes(c.pinholes), prefixes(c.gateways), seen
+			got := plan.Make(plan.Input{Policy: build(t, spec), Table: slices.Values(routes(c.table...)), Links: links(), Baseline: true}).Policy.Spec()
+			if !slices.Equal(got.Pinholes, prefixes(c.want)) || !slices.Equal(got.Gateways, prefixes(c.wantGateways)) {
+				t.Errorf("pinholes %v, of them next hops %v", got.Pinholes, got.Gateways)
+			}
+		})
+	}
+}
+
+// TestSlower: the tunnel's routes have higher metrics now, so that others win that never
+// did. Of one place one may stay, and the other is behind it.
+func TestSlower(t *testing.T) {
+	spec := session("172.16.0.0/12 192.168.0.0/16", func(s *plan.Session) { s.KeepLinks = []uint32{docker0} })
+	spec.Seen = routes("172.16.0.0/12 dev tun0 metric 50", "192.168.0.0/16 dev tun0 metric 50")
+	pl := situation{spec: spec, table: []string{
+		"192.168.0.0/16 dev tun0 metric 100", "192.168.0.0/16 dev docker0 metric 60", "192.168.0.0/16 dev eth0 metric 60",
+		"172.16.0.0/12 dev tun0 metric 100", "172.16.0.0/12 dev docker0 metric 60"}, want: []string{"remove 192.168.0.0/16 dev eth0 metric 60 [behind]"}}.run(t)
+	var got []string
+	for _, r := range pl.Reported {
+		got = append(got, say(r))
+	}
+	if want := []string{"172.16.0.0/12 dev docker0 metric 60", "192.168.0.0/16 dev docker0 metric 60"}; !slices.Equal(got, want) {
+		t.Errorf("reported %q, want %q", got, want)
+	}
+}
+
+// TestTunnelsAddress: the tunnel's own address is no address of this host's that
+// protected packets would stay at.
+func TestTunnelsAddress(t *testing.T) {
+	if pl := (situation{spec: session("10.8.0.0/16", nil), table: []string{"10.8.0.0/16 dev tun0"}}).run(t); len(pl.Unfit) > 0 {
+		t.Errorf("unfit: %v", pl.Unfit)
 	}
 }

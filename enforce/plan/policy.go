@@ -137,17 +137,14 @@ func Build(spec Spec) (*Policy, []Problem) {
 // server is not a way around the tunnel, unless the operator excluded it or it is the server itself.
 func (p *Policy) pinhole(pin netip.Prefix) {
 	class, around := p.classify(pin)
-	switch {
-	case class == Excluded && around.Prefix == pin:
-	case class == Protected && slices.Contains(p.spec.Gateways, pin):
-		p.trie.Insert(pin, &Entry{Prefix: pin, Class: Gateway, Session: around.Session})
-	default:
-		e := &Entry{Prefix: pin, Class: Excluded}
-		if around != nil {
-			e.Session = around.Session
-		}
-		p.trie.Insert(pin, e)
+	e := &Entry{Prefix: pin, Class: Excluded}
+	if around != nil {
+		e.Session = around.Session
 	}
+	if class == Protected && slices.Contains(p.spec.Gateways, pin) {
+		e.Class = Gateway
+	}
+	p.trie.Insert(pin, e)
 }
 
 func (p *Policy) addSession(i int) []Problem {

@@ -3,6 +3,7 @@ package plan_test
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/culvert-project/culvert/enforce/plan"
@@ -26,6 +27,7 @@ func TestFlaw(t *testing.T) {
 		{"a source of the other family", func(r *plan.Route) { r.Src = netip.MustParsePrefix("10.0.0.0/8") }, "its source is no prefix"},
 		{"a type that is none", func(r *plan.Route) { r.Type = plan.Other + 1 }, "its type is not known"},
 		{"an origin that is none", func(r *plan.Route) { r.Origin = plan.Leased + 1 }, "its type is not known"},
+		{"a leg with a longer address than there is", func(r *plan.Route) { r.More = "\x00\x00\x00\x02\xc8" + strings.Repeat("\x00", 16) }, "its legs cannot be told apart"},
 		{"half a leg", func(r *plan.Route) { r.More = "half a leg" }, "its legs cannot be told apart"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -133,6 +135,57 @@ func TestLinkType(t *testing.T) {
 	for typ, want := range map[plan.LinkType]string{tun: "tun", tap: "tap", card: "network card", bridge: "bridge"} {
 		if typ.String() != want {
 			t.Errorf("%+v is called %s, want %s", typ, typ, want)
+		}
+	}
+}
+
+// TestMustReturn: what the kernel derives from an address, or the network's client from
+// a lease, and what merely looks so.
+func TestMustReturn(t *testing.T) {
+	p, empty := one(t, "10.0.0.0/8", ""), one(t, "", "")
+	for route, want := range map[string]bool{
+		lan:                                    true,
+		"192.168.1.0/24 dev eth0 proto static": false,
+		"2001:db8:2::/64 via fe80::1 dev eth0 proto kernel":           false,
+		"broadcast 192.168.1.255/32 dev eth0 proto kernel":            false,
+		"192.168.1.0/24 dev eth0 proto dhcp src 192.168.1.10":         true,
+		"192.168.9.0/24 dev eth0 proto dhcp src 192.168.1.10":         false,
+		"192.168.9.0/24 dev eth0 proto dhcp":                          false,
+		"192.168.1.5/32 dev eth0 proto dhcp src 192.168.1.10":         true,
+		"192.168.1.5/32 via 192.168.1.66 dev eth0 proto dhcp":         false,
+		"192.168.1.5/32 nexthop dev eth0 nexthop dev eth1 proto dhcp": false,
+		"blackhole 192.168.1.5/32 dev eth0 proto dhcp":                false,
+		"2001:db8:2::/64 dev eth0 proto dhcp":                         true,
+		"2001:db8:2::/64 dev eth0 proto dhcp src 2001:db8:9::1":       false,
+	} {
+		if r := rt(route); plan.MustReturn(p, &r) != want {
+			t.Errorf("%s: want %t", route, want)
+		}
+	}
+	if !empty.Empty() || p.Empty() {
+		t.Error("a policy that protects something is empty, or one that does not is not")
+	}
+}
+
+// TestSuperseded: a newer copy takes the place of the identical one, else of the first
+// that it replaces.
+func TestSuperseded(t *testing.T) {
+	all := routes("10.1.0.0/16 via 192.168.1.9 dev eth0 proto static", "10.1.0.0/16 via 192.168.1.1 dev eth0 proto static src 192.168.1.11",
+		"10.1.0.0/16 via 192.168.1.1 dev eth0 proto static src 192.168.1.12", "10.1.0.0/16 via 192.168.1.1 dev eth0 proto static")
+	held := func(yield func(uint64, *plan.Route) bool) {
+		for i := range all {
+			if !yield(uint64(i)+1, &all[i]) {
+				return
+			}
+		}
+	}
+	for route, want := range map[string]uint64{
+		"10.1.0.0/16 via 192.168.1.1 dev eth0 proto static":                  4,
+		"10.1.0.0/16 via 192.168.1.1 dev eth0 proto static src 192.168.1.13": 2,
+		"10.1.0.0/16 via 192.168.1.66 dev eth0 proto static":                 0,
+	} {
+		if r := rt(route); plan.Superseded(held, &r) != want {
+			t.Errorf("%s takes the place of %d, want %d", route, plan.Superseded(held, &r), want)
 		}
 	}
 }

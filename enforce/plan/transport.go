@@ -53,7 +53,7 @@ func (m *maker) follow(r *Route, v Verdict) {
 			pa.compete(r)
 			continue
 		}
-		if trusted := m.trusted(r, v); !pa.found || trusted && !pa.trusted || trusted == pa.trusted && better(r, &pa.best) {
+		if trusted := m.trusted(r, v); trusted && !pa.trusted || trusted == pa.trusted && better(r, &pa.best) {
 			pa.best, pa.found, pa.trusted = r.Clone(), true, trusted
 		}
 		stays := v.Reason == InExcluded || v.Decision == Report
@@ -67,7 +67,7 @@ func (m *maker) follow(r *Route, v Verdict) {
 // tunnel: the VPN pushed it, or the server is the tunnel's peer.
 func (pa *path) compete(r *Route) {
 	leads := r.Type == Unicast && !r.Dead && r.TOS == 0 && !r.Src.IsValid() && r.Hop.Link == pa.tunnel
-	if leads && r.Dst.IsSingleIP() && (!pa.loops || better(r, &pa.rival)) {
+	if leads && r.Dst.IsSingleIP() && better(r, &pa.rival) {
 		pa.rival, pa.loops = r.Clone(), true
 	}
 }
@@ -93,7 +93,8 @@ func (m *maker) carriesTransport(r *Route) bool {
 }
 
 // better orders the ways to one address as a lookup would, and breaks a tie by
-// content so that the answer does not depend on the order of reading.
+// content so that the answer does not depend on the order of reading. Every route is
+// better than the zero one.
 func better(a, b *Route) bool {
 	return cmp.Or(
 		cmp.Compare(b.Dst.Bits(), a.Dst.Bits()),
@@ -119,9 +120,7 @@ func (m *maker) want(pa *path) {
 		return
 	}
 	for hop := range pa.best.Hops() {
-		if via := hop.Via; via.IsValid() && !m.p.isTunnel(hop.Link) {
-			m.wantGateway(hop)
-		}
+		m.wantGateway(hop)
 	}
 	if !pa.loops && (pa.cover == nil || pa.stays && !m.hasOwn(host)) {
 		return
@@ -138,9 +137,7 @@ func (m *maker) readExcluded(r *Route, v Verdict) {
 		return
 	}
 	for hop := range r.Hops() {
-		if hop.Via.IsValid() && hop.Link != 0 && !m.p.isTunnel(hop.Link) {
-			m.nextHops[hop] = true
-		}
+		m.nextHops[hop] = true
 	}
 }
 
@@ -157,7 +154,7 @@ func (m *maker) wantNextHops() {
 // Without it a strict reverse-path filter stops answering the gateway's ARP.
 func (m *maker) wantGateway(hop Hop) {
 	host := netip.PrefixFrom(hop.Via, hop.Via.BitLen())
-	if InIgnored(host) {
+	if !hop.Via.IsValid() || InIgnored(host) || m.p.isTunnel(hop.Link) {
 		return
 	}
 	if c, ok := m.lostCover(hop); ok {
@@ -169,7 +166,7 @@ func (m *maker) wantGateway(hop Hop) {
 // lostCover returns the on-link route that held the gateway and conflicts.
 func (m *maker) lostCover(hop Hop) (best Route, ok bool) {
 	try := func(r *Route) {
-		if r.OnLink() && r.Hop.Link == hop.Link && r.Dst.Contains(hop.Via) && (!ok || better(r, &best)) {
+		if r.OnLink() && r.Hop.Link == hop.Link && r.Dst.Contains(hop.Via) && better(r, &best) {
 			best, ok = *r, true
 		}
 	}

@@ -67,7 +67,7 @@ func (w *serverWays) take(r *Route, through bool) {
 	switch {
 	case !through:
 		w.around = true
-	case !w.through || better(r, &w.route):
+	case better(r, &w.route):
 		w.through, w.route = true, r.Clone()
 	}
 }

@@ -24,6 +24,8 @@ func TestFindUplink(t *testing.T) {
 		{"an IPv6 default route too", plan.KindPlain, eth0, nil, []string{"default via fe80::1 dev eth0 metric 1024"}, "default route ::/0 via fe80::1 dev eth0 metric 1024"},
 		{"the worse of two default routes", plan.KindPlain, eth1, nil, []string{gateway, "default via 10.1.1.1 dev eth1 metric 600"}, "default route 0.0.0.0/0 via 10.1.1.1 dev eth1 metric 600"},
 		{"a card with no default route leads to a VPN box", plan.KindPlain, eth1, nil, []string{gateway, lan, "10.0.0.0/8 via 10.1.1.1 dev eth1"}, ""},
+		{"the first of two default routes", plan.KindPlain, eth0, nil, []string{gateway, "default via 192.168.1.2 dev eth0 metric 9"}, "default route 0.0.0.0/0 via 192.168.1.1 dev eth0"},
+		{"a default route that rejects", plan.KindPlain, eth1, nil, []string{gateway, "unreachable default dev eth1"}, ""},
 		{"a default route of ours", plan.KindPlain, eth1, nil, []string{gateway, "default dev eth1 proto own"}, ""},
 		{"a dead default route", plan.KindPlain, eth1, nil, []string{"default via 10.1.1.1 dev eth1 dead"}, ""},
 		{"the only way to the server", plan.KindUnknown, eth0, hosts(server), []string{gateway, lan}, server + " 0.0.0.0/0 via 192.168.1.1 dev eth0"},

@@ -41,6 +41,7 @@ func TestPolicy(t *testing.T) {
 		{"ignored wins: ff00", "ff02::1/128", plan.Ignored, 0},
 		{"ignored wins: ::1", "::1/128", plan.Ignored, 0},
 		{"wider than an ignored range is not inside it", "128.0.0.0/1", plan.Protected, tun0},
+		{"wider than an ignored range, and begins with it", "224.0.0.0/3", plan.Protected, tun0},
 		{"IPv6 protected", "fd00::/16", plan.Protected, tun0},
 		{"IPv6 excluded", "fd00:1:2::/48", plan.Excluded, 0},
 	}
@@ -88,6 +89,7 @@ func TestPolicyProblems(t *testing.T) {
 		{"ignored", []plan.Session{session("224.0.0.0/8", "")}, "224.0.0.0/8 lies inside a range that is never touched (loopback, link-local, multicast); leave it out"},
 		{"both", []plan.Session{session("10.0.0.0/8", "10.0.0.0/8")}, "10.0.0.0/8 is both protected and excluded; remove one of the two"},
 		{"two tunnels", []plan.Session{session("10.0.0.0/8", ""), session("10.0.0.0/8", "")}, "10.0.0.0/8 is protected by two sessions; give it to one tunnel"},
+		{"two tunnels exclude the same", []plan.Session{session("10.0.0.0/8", "10.1.0.0/16"), session("172.16.0.0/12", "10.1.0.0/16")}, ""},
 		{"twice the same", []plan.Session{session("10.0.0.0/8 10.0.0.0/8", "10.1.0.0/16 10.1.0.0/16")}, ""},
 	}
 	for _, row := range rows {
@@ -156,8 +158,8 @@ func TestMayPut(t *testing.T) {
 func verdictSpec() plan.Spec {
 	return plan.Spec{
 		Sessions: []plan.Session{
-			{Tunnel: tun0, TunnelUp: true, Protect: prefixes("172.31.0.0/16 2001:db8:31::/48 10.51.0.0/16"),
-				Exclude: prefixes("172.31.200.0/24"), KeepLinks: []uint32{docker0}, OtherTable: prefixes("10.51.0.0/16")},
+			{Tunnel: tun0, TunnelUp: true, Protect: prefixes("172.31.0.0/16 2001:db8:31::/48 10.51.0.0/16 2001:db8:51::/48"),
+				Exclude: prefixes("172.31.200.0/24"), KeepLinks: []uint32{docker0}, OtherTable: prefixes("10.51.0.0/16 2001:db8:51::/48")},
 			{Tunnel: tun1, TunnelUp: true, Protect: prefixes("10.64.0.0/16")},
 		},
 		Seen: routes("172.31.0.0/16 dev tun0 metric 50", "2001:db8:31::/48 dev tun0 metric 1024"),
@@ -221,6 +223,8 @@ func TestVerdict(t *testing.T) {
 		{"on an excluded interface with another leg elsewhere", "172.31.17.0/24 nexthop dev docker0 nexthop dev eth0", plan.Conflict, "longer than 172.31.0.0/16, leaves by docker0"},
 		{"blackhole of an excluded interface", "blackhole 172.31.17.0/24 dev docker0", plan.Conflict, "longer than 172.31.0.0/16, cuts the traffic off (blackhole)"},
 		{"a table of its own, equal", "10.51.0.0/16 dev eth0", plan.Keep, "equal to 10.51.0.0/16, which the VPN routes in a table of its own"},
+		{"a table of its own, for a source prefix, by the tunnel", "2001:db8:51::/48 from 2001:db8:2::/64 dev tun0", plan.Ours, "leaves by the tunnel tun0"},
+		{"on an interface excluded by the operator, and partly by the tunnel", "172.31.17.0/24 nexthop dev docker0 nexthop dev tun0", plan.Report, "inside 172.31.0.0/16 on an interface excluded by configuration, leaves partly by docker0"},
 		{"a table of its own, longer", "10.51.1.0/24 dev eth0", plan.Conflict, "longer than 10.51.0.0/16, leaves by eth0"},
 		{"tunnel route not seen yet, metric 0", "10.64.0.0/16 dev eth0", plan.Conflict, "equal to 10.64.0.0/16 with a metric no higher than the tunnel's, leaves by eth0"},
 	}
@@ -234,7 +238,85 @@ func TestVerdict(t *testing.T) {
 			if got := v.Explain(linkName); got != row.text {
 				t.Errorf("explained as\n%s, want\n%s", got, row.text)
 			}
+			if row.want == plan.Ours && (v.Partly || v.Shared) {
+				t.Error("what is all the tunnel's is shared")
+			}
 		})
+	}
+}
+
+// TestVerdictRejects: a route is ours that rejects just what the tunnel leaves out.
+func TestVerdictRejects(t *testing.T) {
+	p := build(t, session("fd00::/8", func(s *plan.Session) { s.Reject = prefixes("2000::/3") }))
+	for route, want := range map[string]plan.Decision{
+		"unreachable 2000::/3 dev lo metric 1 proto own":      plan.Ours,
+		"unreachable 2000::/3 dev lo metric 1":                plan.Conflict,
+		"blackhole 2000::/3 dev lo metric 1 proto own":        plan.Conflict,
+		"unreachable 2001:db8::/32 dev lo metric 1 proto own": plan.Conflict,
+		"unreachable fd00::/8 dev lo metric 1 proto own":      plan.Conflict,
+	} {
+		r := rt(route)
+		if v := plan.Judge(p, &r); v.Decision != want {
+			t.Errorf("%s: %v, want %v", route, v.Decision, want)
+		}
+	}
+	r := rt("unreachable 2000::/3 dev lo metric 1 proto own")
+	if got := plan.Judge(p, &r).Explain(linkName); got != "rejects 2000::/3, which the tunnel leaves out" {
+		t.Errorf("explained as %q", got)
+	}
+	if build(t, plan.Spec{Sessions: []plan.Session{{Tunnel: tun0, Reject: prefixes("2000::/3")}}}).Empty() {
+		t.Error("a policy that rejects something is empty")
+	}
+	both := plan.Spec{Sessions: []plan.Session{{Tunnel: tun0, Reject: prefixes("2000::/3")}, {Tunnel: tun1, Protect: prefixes("2000::/3")}}}
+	if _, e := build(t, both).Lookup(netip.MustParseAddr("2001:db8::1")); e.Reject || e.Tunnel != tun1 {
+		t.Error("what one session protects another rejects")
+	}
+}
+
+// TestPinhole: what becomes of a host route's prefix that the transport needs.
+func TestPinhole(t *testing.T) {
+	for _, c := range []struct {
+		name, pin string
+		gateways  string
+		class     plan.Class
+		session   int
+	}{
+		{"a next hop inside what is protected", "172.16.0.1/32", "172.16.0.1/32", plan.Gateway, 1},
+		{"a server's, inside what is protected", "172.16.0.1/32", "", plan.Excluded, 1},
+		{"a next hop that the operator excluded", "172.16.9.1/32", "172.16.9.1/32", plan.Excluded, 1},
+		{"a next hop outside", "192.168.1.1/32", "192.168.1.1/32", plan.Excluded, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := build(t, plan.Spec{Sessions: []plan.Session{{Tunnel: tun0, Protect: prefixes("10.0.0.0/8")},
+				{Tunnel: tun1, Protect: prefixes("172.16.0.0/12"), Exclude: prefixes("172.16.9.0/24"), KeepLinks: []uint32{docker0}}},
+				Pinholes: prefixes(c.pin), Gateways: prefixes(c.gateways)})
+			if class, e := p.Lookup(netip.MustParsePrefix(c.pin).Addr()); class != c.class || e.Session != c.session || e.Prefix.String() != c.pin {
+				t.Errorf("it is %v, %+v", class, e)
+			}
+			if _, e := p.Lookup(netip.MustParseAddr("172.16.1.1")); !e.Keeps(docker0) || e.Keeps(eth0) {
+				t.Errorf("interfaces are not kept as they should: %+v", e)
+			}
+		})
+	}
+}
+
+// TestSeen: only the tunnel's own route of what is protected is learnt.
+func TestSeen(t *testing.T) {
+	spec := session("10.0.0.0/8 172.16.0.0/12", nil)
+	spec.Seen = routes("10.0.0.0/8 dev eth0 metric 9", "172.16.0.0/12 dev tun0 metric 9", "192.168.0.0/16 dev tun0")
+	for e := range build(t, spec).Entries() {
+		if want := e.Prefix.String() == "172.16.0.0/12"; e.Known != want || (e.Route.Metric == 9) != want {
+			t.Errorf("%v: known %t, %s", e.Prefix, e.Known, say(e.Route))
+		}
+	}
+}
+
+func TestIgnoredRanges(t *testing.T) {
+	all := plan.IgnoredRanges()
+	for _, p := range prefixes("127.0.0.0/8 169.254.0.0/16 224.0.0.0/4 255.255.255.255/32 ::1/128 fe80::/10 ff00::/8") {
+		if !slices.Contains(all, p) || !plan.InIgnored(p) {
+			t.Errorf("%v is not ignored", p)
+		}
 	}
 }
 
