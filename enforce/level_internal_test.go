@@ -249,3 +249,58 @@ func TestPlaces(t *testing.T) {
 		t.Errorf("none is left, but %+v", h)
 	}
 }
+
+// TestSharedIsTakenApartLater: of a route that shares the tunnel's legs the first news is
+// noted, for the next reading, and nothing is written down.
+func TestSharedIsTakenApartLater(t *testing.T) {
+	e, _ := protecting(t)
+	shared := route("172.31.0.0/16", "192.168.1.66")
+	shared = shared.WithHops(shared.Hop, plan.Hop{Link: vpn})
+	first := time.Now().Add(-time.Second)
+	for _, seen := range []time.Time{first, first.Add(time.Millisecond)} {
+		v := plan.Judge(e.policy(), &shared)
+		if !v.Shared || v.Decision != plan.Conflict {
+			t.Fatalf("%+v", v)
+		}
+		e.event(t.Context(), Event{Change: Added, Route: shared, Answer: Answer{Verdict: v, Tell: true}, Seen: seen})
+	}
+	if !e.hinted.Equal(first) || len(e.written.actions) != 0 || e.pace.timer == nil {
+		t.Errorf("noted %v of %v, %d to be written down", e.hinted, first, len(e.written.actions))
+	}
+	e.hinted = time.Time{}
+	alone := route("172.31.5.0/24", "192.168.1.66")
+	e.event(t.Context(), Event{Change: Added, Route: alone, Answer: Answer{Verdict: e.verdict("172.31.5.0/24")}, Seen: first})
+	if !e.hinted.IsZero() || len(e.written.actions) != 1 || e.written.actions[0].Hold {
+		t.Errorf("an attack: noted %v, %+v", e.hinted, e.written.actions)
+	}
+}
+
+// TestOwnNews: which routes of the tunnel's own let fewer compete with it, and when its
+// route may be put at once.
+func TestOwnNews(t *testing.T) {
+	own := plan.Route{Dst: pfx("172.31.0.0/16"), Hop: plan.Hop{Link: vpn}, Metric: 50}
+	en := &plan.Entry{Prefix: own.Dst, Route: own, Class: plan.Protected}
+	for name, c := range map[string]struct {
+		set  func(*plan.Route)
+		want bool
+	}{
+		"preferred": {func(r *plan.Route) { r.Metric = 49 }, true}, "the same": {func(*plan.Route) {}, false}, "not preferred": {func(r *plan.Route) { r.Metric = 51 }, false},
+		"another":  {func(r *plan.Route) { r.Metric, r.Dst = 1, pfx("172.31.0.0/24") }, false},
+		"of a TOS": {func(r *plan.Route) { r.Metric, r.TOS = 1, 8 }, false}, "of a source": {func(r *plan.Route) { r.Metric, r.Src = 1, pfx("10.0.0.0/8") }, false},
+	} {
+		r := own
+		c.set(&r)
+		if got := betters(&r, en); got != c.want {
+			t.Errorf("%s: %t", name, got)
+		}
+	}
+	e, _ := protecting(t)
+	v, before := e.view.Load(), *e.view.Load()
+	before.before = &plan.Policy{}
+	entry := e.verdict("172.31.5.0/24").Entry
+	seen := *entry
+	seen.Known = true
+	if !v.mayPut(entry) || before.mayPut(entry) || !before.mayPut(&seen) {
+		t.Errorf("put at once: %t; before the table is read: %t, and one that was seen %t", v.mayPut(entry), before.mayPut(entry), before.mayPut(&seen))
+	}
+}

@@ -303,4 +303,3 @@ func TestHeldWithItsInterfaces(t *testing.T) {
 		}
 	}
 }
-

@@ -3,7 +3,9 @@ package witness
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -397,5 +399,73 @@ func TestKeeperFreezes(t *testing.T) {
 		if stays := len(p.sets) == before; stays != tt.stays {
 			t.Errorf("%s: in force at the end: %s", tt.name, p.last())
 		}
+	}
+}
+
+// TestKeeperServersOfOthers: a lingering session's server is let out of no prefix that an
+// open session protects; its other servers are.
+func TestKeeperServersOfOthers(t *testing.T) {
+	gone := lingering{ProtectedSession: protected("tun0", 7, "10.0.0.0/8"), gateways: pfx("192.168.1.1/32", "10.1.0.1/32")}
+	for _, at := range []string{"10.1.0.9:1194", "[::ffff:10.1.0.8]:1194", "198.51.100.7:1194"} {
+		gone.Servers = append(gone.Servers, enforce.Server{Addr: netip.MustParseAddrPort(at), Proto: "udp"})
+	}
+	rest, gateways := gone.beside([]enforce.ProtectedSession{protected("wg0", 9, "10.1.0.0/16")})
+	if got := fmt.Sprint(rest.Servers, gateways); got != "[198.51.100.7:1194/udp] [192.168.1.1/32]" {
+		t.Errorf("let out: %s", got)
+	}
+	if len(gone.Servers) != 3 {
+		t.Errorf("the session itself was changed: %v", gone.Servers)
+	}
+}
+
+// TestKeeperReleasedIsOver: what is released once is set no more, whoever asks.
+func TestKeeperReleasedIsOver(t *testing.T) {
+	p := &fakeProbe{}
+	k, _ := clock(p, Rules{Drop: true})
+	k.protect(sessions(protected("tun0", 7, "10.0.0.0/8")))
+	if err := k.release(); err != nil || p.last() != "" {
+		t.Errorf("%v, in force %s", err, p.last())
+	}
+	n := len(p.sets)
+	k.protect(sessions(protected("tun0", 8, "10.0.0.0/8")))
+	if err := k.release(); err != nil || len(p.sets) != n {
+		t.Errorf("%v; %d sets after the release", err, len(p.sets)-n)
+	}
+	p.fail = errors.New("no memory")
+	k, _ = clock(p, Rules{Drop: true})
+	if err := k.release(); !errors.Is(err, p.fail) {
+		t.Errorf("a release that failed: %v", err)
+	}
+}
+
+// TestKeeperTriesAgain: the same policy is set again after a failure, and not otherwise.
+func TestKeeperTriesAgain(t *testing.T) {
+	p := &fakeProbe{}
+	k, _ := clock(p, Rules{Drop: true})
+	first, second := sessions(protected("tun0", 7, "10.0.0.0/8")), sessions(protected("tun0", 8, "10.0.0.0/8"))
+	k.protect(first)
+	p.fail = errors.New("no memory")
+	k.protect(second)
+	p.fail = nil
+	k.protect(first) // as it was in force: the failure is over
+	if _, err := k.state(); err != nil || len(p.sets) != 2 {
+		t.Errorf("%v, %d sets", err, len(p.sets))
+	}
+	k.protect(first)
+	k.tick()
+	if len(p.sets) != 2 {
+		t.Errorf("%d sets of what is in force", len(p.sets))
+	}
+}
+
+// TestKeeperOfExcluded: an exclusion alone is nothing that drops, and what one tunnel's
+// prefixes do says nothing of another's.
+func TestKeeperOfExcluded(t *testing.T) {
+	k, _ := clock(&fakeProbe{}, Rules{Drop: true})
+	tun := protected("tun0", 7, "10.0.0.0/8")
+	tun.Exclude = pfx("10.99.0.0/16")
+	k.protect(sessions(tun))
+	if got := k.done("tun0"); got != report.Drop {
+		t.Errorf("beside an exclusion: %s", got)
 	}
 }
