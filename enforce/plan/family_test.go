@@ -73,4 +73,7 @@ func TestFamilies(t *testing.T) {
 			t.Errorf("%s is called %s, and the other is %s", name, f, f.Other())
 		}
 	}
+	if plan.FamilyOf(prefix("10.0.0.0/8", "")) != plan.IPv4 || plan.FamilyOf(prefix("fd00::/8", "")) != plan.IPv6 {
+		t.Error("prefixes are of the other family")
+	}
 }

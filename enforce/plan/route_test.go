@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unsafe"
 
 	"github.com/culvert-project/culvert/enforce/plan"
 )
@@ -92,6 +93,9 @@ func TestClone(t *testing.T) {
 	r.Raw, r.Expires, r.Dead, r.AnyGateway = "bytes", 5, true, true
 	if r.Clone() != r {
 		t.Errorf("the clone of %+v is %+v", r, r.Clone())
+	}
+	if unsafe.StringData(r.Clone().Raw) == unsafe.StringData(r.Raw) {
+		t.Error("the clone's bytes are the reader's")
 	}
 	if other := rt("10.0.0.0/8 dev eth0"); !r.Same(other) {
 		t.Error("two readings of one route are two routes")

@@ -217,10 +217,10 @@ func (r Route) asWanted() Route {
 
 // stands reports whether a wanted host route is there. IPv6 does not tell ours
 // from another's that goes the same way, and makes one multipath route of those
-// of one metric.
+// of one metric: there is no order among these, so that none has to stand ahead.
 func (m *maker) stands(w Route) bool {
 	return slices.ContainsFunc(m.own, func(o Route) bool { return o.serves(w) && !m.behind[o] }) ||
-		!m.ahead[w.Dst] && slices.ContainsFunc(m.twins, func(o Route) bool {
+		slices.ContainsFunc(m.twins, func(o Route) bool {
 			return o.Slot() == w.Slot() && slices.Contains(slices.Collect(o.Hops()), w.Hop)
 		})
 }
