@@ -98,10 +98,16 @@ func TestMarks(t *testing.T) {
 		t.Errorf("written again: %+v", book.told)
 	}
 	e.opt.Audit = true
+	e.sessions[0].Exclude = []netip.Prefix{pfx("172.31.9.0/24")}
+	e.rebuild()
+	e.markPolicy(e.policy())
 	if e.settleMarks(); len(book.told) != 0 {
 		t.Errorf("where nothing is changed: %+v", book.told)
 	}
 	e.opt.Audit = false
+	if got := policyMarks(e.policy()); !slices.Equal(got, []Mark{{Dst: pfx("172.31.0.0/16"), Link: vpn}}) {
+		t.Errorf("by the policy are put %v", got)
+	}
 	e.settleMarks()
 	if len(book.told) != 1 || len(book.told[0].Drop) != 2 || slices.Contains(book.told[0].Drop, Mark{Dst: pfx("2000::/3")}) || !book.told[0].All {
 		t.Errorf("at the end: %+v", book.told)
@@ -199,5 +205,18 @@ func TestJournalsFolder(t *testing.T) {
 	}
 	if err := j.replay(); err == nil || !strings.Contains(err.Error(), "read journal") {
 		t.Errorf("what cannot be read: %v", err)
+	}
+}
+
+// TestAllMarks: once no route is ours but those marked, it stays so.
+func TestAllMarks(t *testing.T) {
+	j := unread()
+	j.marks = map[Mark]bool{}
+	one := Mark{Dst: pfx("10.0.0.0/8"), Link: lan}
+	for i, c := range []MarkChange{{Add: []Mark{one}}, {All: true}, {Drop: []Mark{one}}} {
+		j.mark(&c)
+		if list, all := j.LoadMarks(); all != (i > 0) || (len(list) == 1) != (i < 2) {
+			t.Errorf("change %d: %v, all %t", i, list, all)
+		}
 	}
 }

@@ -257,3 +257,11 @@ func TestReloadKeepsWhatOthersOpened(t *testing.T) {
 		t.Errorf("the hook's own facts are lost: %s", got)
 	}
 }
+
+// TestNobodyLeaves: the end of a connection that nobody told of is an error.
+func TestNobodyLeaves(t *testing.T) {
+	e, _ := run(t, newHost(t), &enforcetest.Journal{}, enforce.Options{})
+	if _, err := e.Leave(t.Context(), "tun7"); !errors.Is(err, enforce.ErrNoSession) {
+		t.Errorf("left: %v", err)
+	}
+}

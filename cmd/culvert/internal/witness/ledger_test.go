@@ -339,3 +339,76 @@ func TestReadded(t *testing.T) {
 	b.readAt(100 * time.Millisecond)
 	b.check(t, "", "p1 2 route of 1\n1: 2 p1=2")
 }
+
+// TestSharedWhole: what several incidents divide is all there was, also where it divides
+// unevenly.
+func TestSharedWhole(t *testing.T) {
+	b := newBook()
+	b.readAt(0)
+	b.leak(1, "172.31.1.10:80", 0)
+	id := senderWho(&b.senders[0])
+	for i := range 3 {
+		at := time.Duration(10+30*i) * time.Millisecond
+		b.attack(uint64(i+1), attackNet, at, time.Millisecond)
+		b.samples = append(b.samples, note{start.Add(at), id, netip.MustParseAddr("172.31.1.10"), 1})
+	}
+	b.now = start.Add(71 * time.Millisecond)
+	b.leak(1, "172.31.1.10:80", 10)
+	b.readAt(100 * time.Millisecond)
+	b.check(t, "", "p1 3 route of 1\np1 3 route of 2\np1 4 route of 3\n1: 3 shared p1=3\n2: 3 shared p1=3\n3: 4 shared p1=4")
+}
+
+// TestTooLate: an incident that is told of more than a minute after the packets were
+// counted has none of them.
+func TestTooLate(t *testing.T) {
+	for after, want := range map[time.Duration]string{looseFor: "p1 3 route of 1\n1: 3 p1=3", looseFor + time.Second: "p1 3 in-flight\n1: 0"} {
+		b := newBook()
+		b.readAt(0)
+		b.leak(1, "172.31.1.10:80", 3)
+		b.readAt(100 * time.Millisecond)
+		b.attack(1, attackNet, time.Millisecond, 200*time.Millisecond)
+		b.readAt(after)
+		b.check(t, after.String(), want)
+	}
+}
+
+// TestLedgerIsBounded: the oldest incident makes way, and so do causes; a known one makes
+// none go.
+func TestLedgerIsBounded(t *testing.T) {
+	b := newBook()
+	for i := range incidentsKept + 2 {
+		b.attack(uint64(i+1), attackNet, 0, time.Millisecond)
+	}
+	if n := len(b.incidents); n != incidentsKept || b.incidents[0].ID != 3 || b.incidents[n-1].ID != incidentsKept+2 {
+		t.Errorf("%d incidents from %d", n, b.incidents[0].ID)
+	}
+	for i := range causesKept {
+		b.keepCause(who{pid: i}, dated{})
+	}
+	if b.keepCause(who{pid: 7}, dated{at: start}); len(b.causes) != causesKept || !b.causes[who{pid: 7}].at.Equal(start) {
+		t.Errorf("%d causes after a known one", len(b.causes))
+	}
+	if b.keepCause(who{pid: causesKept}, dated{at: start}); len(b.causes) != causesKept || b.causes[who{pid: causesKept}].at.IsZero() {
+		t.Errorf("%d causes after a new one", len(b.causes))
+	}
+}
+
+// TestQuestionsAgain: each reading may ask anew; where nothing may be asked nothing is known.
+func TestQuestionsAgain(t *testing.T) {
+	b := newBook()
+	b.readAt(0)
+	b.budget = 0
+	if _, err := b.limited().Way(t.Context(), Packet{}); err == nil || len(b.sys.asked) != 0 {
+		t.Errorf("asked %d times, %v", len(b.sys.asked), err)
+	}
+	b.leak(1, "172.31.1.10:80", 3)
+	b.readAt(time.Second)
+	if len(b.sys.asked) != 1 {
+		t.Errorf("asked %d times", len(b.sys.asked))
+	}
+	for _, r := range b.rows {
+		if !r.Last.Equal(start) || r.Why == "" {
+			t.Errorf("the last packet at %v, why: %q", r.Last, r.Why)
+		}
+	}
+}
