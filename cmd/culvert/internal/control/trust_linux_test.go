@@ -333,6 +333,9 @@ func TestTheEnd(t *testing.T) {
 	if !testenv.Until(patience, tooMany) || e.watching.Load() != 1 {
 		t.Errorf("of those that say nothing one must go, and %d are being answered", e.watching.Load())
 	}
+	for _, c := range mute {
+		_ = c.Close()
+	}
 	cancel()
 	if err := <-served; err != nil {
 		t.Error(err)
