@@ -112,6 +112,12 @@ func TestMarks(t *testing.T) {
 	if len(book.told) != 1 || len(book.told[0].Drop) != 2 || slices.Contains(book.told[0].Drop, Mark{Dst: pfx("2000::/3")}) || !book.told[0].All {
 		t.Errorf("at the end: %+v", book.told)
 	}
+	if !slices.Equal(book.told[0].Add, []Mark{{Dst: pfx("172.31.0.0/16"), Link: vpn}}) {
+		t.Errorf("what may be put is not added: %v", book.told[0].Add)
+	}
+	if e.settleMarks(); len(book.told) != 1 {
+		t.Errorf("nothing has changed, and it is told %+v", book.told)
+	}
 	stranger := plan.Route{Dst: pfx("203.0.113.9/32"), Hop: plan.Hop{Link: lan}, Origin: plan.Own}
 	if e.marks.judge(&stranger); stranger.Origin != plan.Foreign {
 		t.Error("another's is taken for ours")
