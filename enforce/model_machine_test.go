@@ -351,10 +351,11 @@ func (m *machine) others(op string) bool {
 }
 
 // forgetRogue takes a route out of the twin that culvert has taken out for good: whoever
-// adds it now adds it anew.
+// adds it now adds it anew. What culvert holds is not out for good: it was let stand by a
+// change and taken out again, so a newer copy of it keeps its place, as of any held route.
 func (m *machine) forgetRogue(r *plan.Route, stands map[plan.Route]bool) {
 	for leg := range legs(r) {
-		if f, ok := m.seen[leg]; ok && f.rogue && !stands[leg] {
+		if f, ok := m.seen[leg]; ok && f.rogue && !stands[leg] && !(f.pardoned && m.inJournal(&leg)) {
 			_ = m.twin.DeleteExact(leg)
 			delete(m.seen, leg)
 		}
