@@ -436,7 +436,7 @@ func TestNoWitness(t *testing.T) {
 
 	for _, flags := range [][]string{{"--on-leak", "drop"}, {"--on-loss", "guard"}, {"--witness", "require"}} {
 		r := bare.Exec(t, run(append(paths, flags...)...)...)
-		if r.Code != 4 || !strings.Contains(r.Stderr, "cannot be had") || !strings.Contains(r.Stderr, "CAP_BPF") || strings.Count(r.Stderr, "culvert: ") != 1 {
+		if r.Code != 4 || !strings.Contains(r.Stderr, "is unavailable") || !strings.Contains(r.Stderr, "CAP_BPF") || strings.Count(r.Stderr, "culvert: ") != 1 {
 			t.Errorf("%v without CAP_BPF: %s", flags, r)
 		}
 	}

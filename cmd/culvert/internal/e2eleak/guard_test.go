@@ -140,6 +140,7 @@ func TestAnotherKind(t *testing.T) {
 				if err := s.Tun.Close(); err != nil {
 					t.Fatal(err)
 				}
+				testenv.Eventually(t, patience, "the tunnel's name is free", func() bool { return !s.Client.HasLink("tun0") })
 				add(t, s)
 				attempt := func(when string, want int) {
 					t.Helper()
